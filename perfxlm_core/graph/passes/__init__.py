@@ -1,0 +1,7 @@
+"""Rewrites of graphs, none of which knows a vendor or a model."""
+
+from perfxlm_core.graph.passes.paging import cache_layers, page_attention
+from perfxlm_core.graph.passes.rounding import allow_rounding
+from perfxlm_core.graph.passes.rows import select_rows
+
+__all__ = ["allow_rounding", "cache_layers", "page_attention", "select_rows"]

@@ -1,0 +1,43 @@
+"""The unified operator API: one annotated function for each operator.
+
+Call an operator on arrays and it computes (this is the reference); call it on a graph's values
+inside a recipe and it adds a node.
+"""
+
+from perfxlm_core.ops.attention import attention, paged_attention, store_kv
+from perfxlm_core.ops.elementwise import (
+    add,
+    gelu,
+    gelu_and_mul,
+    mul,
+    scale,
+    silu,
+    silu_and_mul,
+    soft_cap,
+)
+from perfxlm_core.ops.linear import embedding, linear, take_rows
+from perfxlm_core.ops.normalization import layer_norm, rms_norm
+from perfxlm_core.ops.rotary import rotary_embedding, rotary_table
+from perfxlm_core.ops.shaping import reshape
+
+__all__ = [
+    "add",
+    "attention",
+    "embedding",
+    "gelu",
+    "gelu_and_mul",
+    "layer_norm",
+    "linear",
+    "mul",
+    "paged_attention",
+    "reshape",
+    "rms_norm",
+    "rotary_embedding",
+    "rotary_table",
+    "scale",
+    "silu",
+    "silu_and_mul",
+    "soft_cap",
+    "store_kv",
+    "take_rows",
+]

@@ -1,0 +1,48 @@
+"""All that a hardware plugin imports from the core."""
+
+from perfxlm_core.errors import DeviceError, MemoryPlanError, PluginError
+from perfxlm_core.ops.formats import FORMATS, QuantFormat, Tensor
+from perfxlm_core.ops.types import Dim, concrete, itemsize, numpy_dtype
+from perfxlm_core.registry.device import (
+    Buffer,
+    Device,
+    DeviceInfo,
+    HostMemory,
+    Launch,
+    Operand,
+    Program,
+    loop,
+    operand_view,
+)
+from perfxlm_core.registry.hooks import API_VERSION, hookimpl
+from perfxlm_core.registry.kernels import Attributes, Dims, Kernel, KernelSet, Registry, Site
+
+__all__ = [
+    "API_VERSION",
+    "FORMATS",
+    "Attributes",
+    "Buffer",
+    "Device",
+    "DeviceError",
+    "DeviceInfo",
+    "Dim",
+    "Dims",
+    "HostMemory",
+    "Kernel",
+    "KernelSet",
+    "Launch",
+    "MemoryPlanError",
+    "Operand",
+    "PluginError",
+    "Program",
+    "QuantFormat",
+    "Registry",
+    "Site",
+    "Tensor",
+    "concrete",
+    "hookimpl",
+    "itemsize",
+    "loop",
+    "numpy_dtype",
+    "operand_view",
+]

@@ -1,0 +1,1 @@
+"""Devices, kernels, and the plugins that bring them."""

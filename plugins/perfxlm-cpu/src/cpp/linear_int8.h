@@ -1,0 +1,321 @@
+// out = x * weight^T + bias with activations rounded to 8 bits, for q4_0, q4_1 and q8_0 weights.
+//
+// The weight is repacked once, into tiles of 16 rows. A tile holds, for each block of 32 columns:
+//
+//   codes    q4: 4 groups of 64 bytes; byte 4 * row + j of group g has column 8 * g + j in its low
+//            nibble and column 8 * g + 4 + j in its high one
+//            q8: 8 groups of 64 bytes; byte 4 * row + j of group g has column 4 * g + j
+//   scales   16 float16
+//   minima   16 float16 (q4_1 only)
+//
+// so that one vector holds 4 columns of each of its rows, as instructions for 8-bit dot products
+// want them, and a tile is read front to back exactly once. Rows beyond the last are zero.
+//
+// Activations: a scale (largest magnitude / 127) for each 32 of them. They lie in the thread's
+// workspace, groups of up to eight tokens together, as `Block` says. Blocks' integer sums are
+// exact; they are scaled and added in float32.
+#pragma once
+
+#include "layout.h"
+#include "rows.h"
+
+namespace perfxlm::PERFXLM_VARIANT {
+
+// Activations of T tokens, 32 columns.
+template <int T>
+struct Block {
+  int8_t codes[T][32];
+  float scales[T];
+  union {
+    float sums[T];       // q4_1: scale * sum of the codes, which the minimum multiplies
+    int32_t offsets[T];  // others: what the integer sum starts with, so that codes may be unsigned
+  };
+};
+static_assert(sizeof(Block<8>) == 8 * 40, "linear_int8_workspace counts on it");
+
+#if defined(__AVX512VNNI__)
+constexpr int kByteOffset = 128;  // signed weight codes are made unsigned by adding this
+#else
+constexpr int kByteOffset = 0;
+#endif
+
+// acc[i] += the four products of unsigned bytes of w[i] (at most 15 unless VNNI) and signed of a[i].
+inline I dot_nibbles(I acc, I w, I a) {
+#if defined(__AVX512VNNI__)
+  return (I)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)a);
+#elif defined(__AVX512F__)
+  const __m512i pairs = _mm512_maddubs_epi16((__m512i)w, (__m512i)a);
+  return acc + (I)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+#elif defined(__AVX2__)
+  const __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)a);
+  return acc + (I)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return (I)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)a);
+#elif defined(__SSE2__)
+  const auto even = [](I v) { return _mm_srai_epi16(_mm_slli_epi16((__m128i)v, 8), 8); };
+  const auto odd = [](I v) { return _mm_srai_epi16((__m128i)v, 8); };
+  acc += (I)_mm_madd_epi16(even(w), even(a));
+  return acc + (I)_mm_madd_epi16(odd(w), odd(a));
+#else
+  for (int j = 0; j < 32; j += 8) acc += (w << (24 - j) >> 24) * (a << (24 - j) >> 24);
+  return acc;
+#endif
+}
+
+// The same for signed bytes w[i]; with VNNI they come out as if 128 had been added to each.
+inline I dot_bytes(I acc, I w, I a) {
+#if defined(__AVX512VNNI__)
+  return dot_nibbles(acc, w ^ (int32_t)0x80808080, a);
+#elif defined(__AVX512F__)
+  const __m512i b = (__m512i)a, v = (__m512i)w;
+  const __m512i turned = _mm512_mask_sub_epi8(b, _mm512_movepi8_mask(v), __m512i{}, b);
+  return dot_nibbles(acc, (I)_mm512_abs_epi8(v), (I)turned);
+#elif defined(__AVX2__)
+  const __m256i v = (__m256i)w;
+  return dot_nibbles(acc, (I)_mm256_abs_epi8(v), (I)_mm256_sign_epi8((__m256i)a, v));
+#else
+  return dot_nibbles(acc, w, a);
+#endif
+}
+
+inline I same_bytes(const int8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, 4);
+  return all(four);
+}
+
+inline void prefetch(const uint8_t* p, int bytes) {
+  for (int i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+}
+
+// Rows `[lane, lane + W)` of one tile with T tokens; out[t] is W floats.
+template <int Kind, int T>
+inline void multiply_tile(const uint8_t* tile, int lane, const Block<T>* x, int64_t blocks,
+                          F* out) {
+  constexpr int bytes = tile_block_bytes(Kind), scales = Kind == kTileQ8_0 ? 512 : 256;
+  F total[T]{};
+  for (int64_t b = 0; b < blocks; ++b, tile += bytes, ++x) {
+    prefetch(tile + 3072, bytes);
+    I acc[T];
+    for (int t = 0; t < T; ++t) acc[t] = Kind == kTileQ4_1 ? I{} : all(x->offsets[t]);
+    if constexpr (Kind == kTileQ8_0) {
+#pragma GCC unroll 8
+      for (int g = 0; g < 8; ++g) {
+        const I w = load_as<I>(tile + 64 * g + 4 * lane);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) acc[t] = dot_bytes(acc[t], w, same_bytes(&x->codes[t][4 * g]));
+      }
+    } else {
+#pragma GCC unroll 4
+      for (int g = 0; g < 4; ++g) {
+        const U pair = load_as<U>(tile + 64 * g + 4 * lane);
+        const I low = (I)(pair & 0x0f0f0f0f), high = (I)(pair >> 4 & 0x0f0f0f0f);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+          acc[t] = dot_nibbles(acc[t], low, same_bytes(&x->codes[t][8 * g]));
+          acc[t] = dot_nibbles(acc[t], high, same_bytes(&x->codes[t][8 * g + 4]));
+        }
+      }
+    }
+    const F scale = load_half(tile + scales + 2 * lane);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) total[t] += to_float(acc[t]) * (scale * x->scales[t]);
+    if constexpr (Kind == kTileQ4_1) {
+      const F minimum = load_half(tile + scales + 32 + 2 * lane);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) total[t] += minimum * x->sums[t];
+    }
+  }
+  for (int t = 0; t < T; ++t) out[t] = total[t];
+}
+
+// 32 activations: codes, and the sum of the codes; returns the scale.
+inline float round_block(const float* x, int8_t* codes, int32_t* sum_of_codes) {
+  F v[32 / W], peak{};
+  for (int i = 0; i < 32 / W; ++i) {
+    v[i] = load(x + i * W);
+    peak = max(peak, abs(v[i]));
+  }
+  const float top = largest(peak), inverse = top > 0 ? 127.0f / top : 0.0f;
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  I total{};
+  for (int i = 0; i < 32 / W; ++i) {
+    const I code = as_int(v[i] * inverse + magic) - as_int(all(magic));
+    total += code;
+    const B narrow = __builtin_convertvector(code, B);
+    std::memcpy(codes + i * W, &narrow, W);
+  }
+  *sum_of_codes = sum(total);
+  return top / 127.0f;
+}
+
+template <int Kind, int T>
+inline void round_tokens(const float* x, int64_t columns, int64_t live, Block<T>* out) {
+  for (int64_t b = 0; b < columns / 32; ++b, ++out) {
+    for (int t = 0; t < T; ++t) {
+      int32_t total = 0;
+      if (t < live) {
+        out->scales[t] = round_block(x + t * columns + 32 * b, out->codes[t], &total);
+      } else {
+        out->scales[t] = 0;
+        std::memset(out->codes[t], 0, 32);
+      }
+      if (Kind == kTileQ4_1) {
+        out->sums[t] = out->scales[t] * (float)total;
+      } else {
+        out->offsets[t] = -(Kind == kTileQ4_0 ? 8 : kByteOffset) * total;
+      }
+    }
+  }
+}
+
+struct Product {
+  float* out;
+  const float *x, *bias;
+  const uint8_t* weight;
+  int64_t rows, columns;
+
+  int64_t blocks() const { return columns / 32; }
+  int64_t tiles() const { return (rows + kTileRows - 1) / kTileRows; }
+};
+
+template <int Kind, int T>
+inline void multiply_group(const Product& p, int64_t tile, const unsigned char* x, int64_t first,
+                           int64_t live) {
+  const uint8_t* source = p.weight + tile * p.blocks() * tile_block_bytes(Kind);
+  for (int lane = 0; lane < kTileRows; lane += W) {
+    const int64_t row = tile * kTileRows + lane;
+    if (row >= p.rows) return;
+    F sums[T];
+    multiply_tile<Kind, T>(source, lane, (const Block<T>*)x, p.blocks(), sums);
+    const int64_t n = p.rows - row < W ? p.rows - row : W;
+    const F bias = p.bias != nullptr ? load_lanes(p.bias + row, 0, n) : F{};
+    for (int64_t t = 0; t < live; ++t) {
+      float* out = p.out + (first + t) * p.rows + row;
+      if (n == W) {
+        store(out, sums[t] + bias);
+      } else {
+        store_part(out, sums[t] + bias, n);
+      }
+    }
+  }
+}
+
+// How many tokens go together when `left` are left: 1, 2, 4 or 8; then some may be empty.
+inline int group_tokens(int64_t left) { return left > 4 ? 8 : left > 2 ? 4 : (int)left; }
+
+template <template <int> class Step, class... Args>
+inline void by_group(int tokens, Args... args) {
+  switch (tokens) {
+    case 1: return Step<1>::run(args...);
+    case 2: return Step<2>::run(args...);
+    case 4: return Step<4>::run(args...);
+    default: return Step<8>::run(args...);
+  }
+}
+
+template <int Kind>
+struct Steps {
+  template <int T>
+  struct Round {
+    static void run(const float* x, int64_t columns, int64_t live, unsigned char* out) {
+      round_tokens<Kind, T>(x, columns, live, (Block<T>*)out);
+    }
+  };
+  template <int T>
+  struct Multiply {
+    static void run(const Product* p, int64_t tile, const unsigned char* x, int64_t first,
+                    int64_t live) {
+      multiply_group<Kind, T>(*p, tile, x, first, live);
+    }
+  };
+};
+
+// Tokens [begin, end) with tiles `mine`; at most kChunkTokens.
+template <int Kind>
+inline void multiply_chunk(const Product& p, int64_t begin, int64_t end, Range mine,
+                           unsigned char* space) {
+  const int64_t token_bytes = p.blocks() * (int64_t)sizeof(Block<1>);
+  const auto groups = [&](auto visit) {
+    for (int64_t t = begin; t < end; t += kTileTokens) {
+      const int size = group_tokens(end - t);
+      visit(t, end - t < size ? end - t : size, size, space + (t - begin) * token_bytes);
+    }
+  };
+  groups([&](int64_t t, int64_t live, int size, unsigned char* to) {
+    by_group<Steps<Kind>::template Round>(size, p.x + t * p.columns, p.columns, live, to);
+  });
+  for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
+    groups([&](int64_t t, int64_t live, int size, unsigned char* from) {
+      by_group<Steps<Kind>::template Multiply>(size, &p, tile, (const unsigned char*)from, t, live);
+    });
+  }
+}
+
+template <int Kind>
+inline void multiply_all(const Product& p, int64_t tokens, const Worker& w) {
+  // Threads split the tokens as far as there are chunks for all, and the rows beyond that.
+  int parts = 1;
+  for (int n = 2; n <= w.count; ++n) {
+    if (w.count % n == 0 && (n - 1) * (kChunkTokens / 2) < tokens) parts = n;
+  }
+  const Range mine = share(tokens, parts > 1 ? kTileTokens : 1, w.id % parts, parts);
+  const Range tiles = share(p.tiles(), 1, w.id / parts, w.count / parts);
+  for (int64_t t = mine.begin; t < mine.end; t += kChunkTokens) {
+    const int64_t end = mine.end - t < kChunkTokens ? mine.end : t + kChunkTokens;
+    multiply_chunk<Kind>(p, t, end, tiles, w.workspace);
+  }
+}
+
+// out [tokens, out_features], x, tiles, bias or null | tokens | out_features, in_features, kind
+inline void linear_int8(const Call& c, const Worker& w) {
+  const Product p{c.at<float>(0), c.at<float>(1), c.at<float>(3),
+                  c.at<uint8_t>(2), c.ints[0],    c.ints[1]};
+  switch (c.ints[2]) {
+    case kTileQ4_0: return multiply_all<kTileQ4_0>(p, c.sizes[0], w);
+    case kTileQ4_1: return multiply_all<kTileQ4_1>(p, c.sizes[0], w);
+    default: return multiply_all<kTileQ8_0>(p, c.sizes[0], w);
+  }
+}
+
+inline void pack_block(int kind, const uint8_t* block, int row, uint8_t* target) {
+  const bool bytes = kind == kTileQ8_0;
+  const int head = kind == kTileQ4_1 ? 4 : 2;
+  uint8_t* scales = target + (bytes ? 512 : 256);
+  std::memcpy(scales + 2 * row, block, 2);
+  if (kind == kTileQ4_1) std::memcpy(scales + 32 + 2 * row, block + 2, 2);
+  if (bytes) {
+    for (int g = 0; g < 8; ++g) std::memcpy(target + 64 * g + 4 * row, block + head + 4 * g, 4);
+    return;
+  }
+  uint8_t codes[32];
+  for (int i = 0; i < 16; ++i) {
+    codes[i] = block[head + i] & 15;
+    codes[i + 16] = block[head + i] >> 4;
+  }
+  for (int g = 0; g < 4; ++g) {
+    for (int j = 0; j < 4; ++j) {
+      target[64 * g + 4 * row + j] = (uint8_t)(codes[8 * g + j] | codes[8 * g + 4 + j] << 4);
+    }
+  }
+}
+
+// Tiles [first, last) of a weight [rows, columns].
+inline void pack(int kind, const uint8_t* source, uint8_t* target, int64_t rows, int64_t columns,
+                 int64_t first, int64_t last) {
+  const int64_t blocks = columns / 32, bytes = tile_block_bytes(kind);
+  const int64_t block_bytes = kind == kTileQ8_0 ? 34 : kind == kTileQ4_1 ? 20 : 18;
+  for (int64_t tile = first; tile < last; ++tile) {
+    uint8_t* out = target + tile * blocks * bytes;
+    const int64_t live = rows - tile * kTileRows < kTileRows ? rows - tile * kTileRows : kTileRows;
+    if (live < kTileRows) std::memset(out, 0, (size_t)(blocks * bytes));
+    for (int64_t row = 0; row < live; ++row) {
+      const uint8_t* from = source + (tile * kTileRows + row) * blocks * block_bytes;
+      for (int64_t b = 0; b < blocks; ++b) {
+        pack_block(kind, from + b * block_bytes, (int)row, out + b * bytes);
+      }
+    }
+  }
+}
+
+}  // namespace perfxlm::PERFXLM_VARIANT

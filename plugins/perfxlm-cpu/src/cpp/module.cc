@@ -1,0 +1,114 @@
+// What Python sees: the pool, nodes, programs, and the packing of weights.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "layout.h"
+#include "program.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace perfxlm {
+namespace {
+
+const Variant& variant_called(const std::string& name) {
+  const Variant* found = find_variant(name);
+  if (found == nullptr) {
+    throw std::invalid_argument("this machine cannot run the instruction set " + name);
+  }
+  return *found;
+}
+
+struct PackJob {
+  const Variant& variant;
+  int kind;
+  const uint8_t* source;
+  uint8_t* target;
+  int64_t rows, columns;
+};
+
+void pack_share(const void* context, const Worker& worker) {
+  const auto& job = *static_cast<const PackJob*>(context);
+  const Range mine = share((job.rows + 15) / 16, 1, worker.id, worker.count);
+  job.variant.pack(job.kind, job.source, job.target, job.rows, job.columns, mine.begin, mine.end);
+}
+
+void pack(Pool& pool, const std::string& variant, int kind, uintptr_t source, uintptr_t target,
+          int64_t rows, int64_t columns) {
+  const PackJob job{variant_called(variant),
+                    kind,
+                    reinterpret_cast<const uint8_t*>(source),
+                    reinterpret_cast<uint8_t*>(target),
+                    rows,
+                    columns};
+  pool.run(pack_share, &job);
+}
+
+void run(Program& program, const nb::args& sizes) {
+  constexpr size_t most = 16;
+  int64_t values[most];
+  if (sizes.size() != program.symbols() || sizes.size() > most) {
+    throw std::invalid_argument("a program takes one size for each of its symbols, 16 at most");
+  }
+  for (size_t i = 0; i < sizes.size(); ++i) values[i] = nb::cast<int64_t>(sizes[i]);
+  const nb::gil_scoped_release released;
+  program.run(values);
+}
+
+}  // namespace
+}  // namespace perfxlm
+
+NB_MODULE(_native, m) {
+  using namespace perfxlm;
+  m.doc() = "Native kernels of the cpu plugin.";
+
+  nb::class_<Pool>(m, "Pool", "Threads that run programs together; the caller is one of them.")
+      .def(nb::init<int>(), "threads"_a)
+      .def_prop_ro("threads", &Pool::threads)
+      .def("reserve", &Pool::reserve, "private_bytes"_a, "shared_bytes"_a = 0,
+           "Make each thread's workspace, and the common one, at least this large.");
+
+  nb::class_<Node>(m, "Node", "A kernel's name and its arguments; sizes are (offset, terms).")
+      .def(
+          "__init__",
+          [](Node* self, std::string kernel, std::vector<uintptr_t> pointers,
+             const std::vector<std::pair<int64_t, std::vector<std::pair<std::string, int64_t>>>>&
+                 sizes,
+             std::vector<int64_t> ints, const std::vector<double>& floats) {
+            new (self) Node{std::move(kernel), std::move(pointers), {}, std::move(ints),
+                            {floats.begin(), floats.end()}};
+            for (const auto& [offset, terms] : sizes) self->sizes.push_back({offset, terms});
+          },
+          "kernel"_a, "pointers"_a, "sizes"_a, "ints"_a, "floats"_a)
+      .def_ro("kernel", &Node::kernel);
+
+  nb::class_<Program>(m, "Program", "Nodes that run one after the other in one call.")
+      .def(
+          "__init__",
+          [](Program* self, Pool& pool, const std::string& variant, const nb::list& nodes,
+             const std::vector<std::string>& symbols) {
+            std::vector<Node> copies;
+            for (const nb::handle node : nodes) copies.push_back(nb::cast<Node>(node));
+            new (self) Program(pool, variant_called(variant), copies, symbols);
+          },
+          "pool"_a, "variant"_a, "nodes"_a, "symbols"_a, nb::keep_alive<1, 2>())
+      .def("run", &run, "Run with these sizes of the symbols. Other Python threads go on.");
+
+  m.def("supported_variants", &supported_variants,
+        "Instruction sets that this machine can run, the fastest first.");
+  m.def("pack", &pack, "pool"_a, "variant"_a, "kind"_a, "source"_a, "target"_a, "rows"_a,
+        "columns"_a, "Repack a q4_0 (0), q4_1 (1) or q8_0 (2) weight for linear_int8.",
+        nb::call_guard<nb::gil_scoped_release>());
+
+  m.def("packed_bytes", &packed_bytes, "kind"_a, "rows"_a, "columns"_a);
+  m.def("linear_int8_workspace", &linear_int8_workspace, "columns"_a);
+  m.def("attention_workspace", &attention_workspace, "head_dim"_a, "v_head_dim"_a);
+
+  nb::dict formats;
+  for (int i = 0; i < kFormats; ++i) formats[format_names[i]] = i;
+  m.attr("FORMATS") = formats;
+}

@@ -1,0 +1,92 @@
+"""Products with weights of any format, and rows of tables."""
+
+import numpy as np
+
+from perfxlm_core import ops
+from perfxlm_core.plugin import Attributes, Dims, Launch, Site, Tensor, itemsize
+from perfxlm_cpu import _native
+from perfxlm_cpu.kernels.collection import ACTIVATIONS, kernels
+from perfxlm_cpu.launch import constant, count, launch, shape_of
+
+FORMATS = tuple(_native.FORMATS)
+_TILES = {"q4_0": 0, "q4_1": 1, "q8_0": 2}
+
+
+@kernels.binds(ops.linear, dtypes=ACTIVATIONS, formats=FORMATS)
+def linear(site: Site) -> Launch:
+    """In float32, the weight read where it lies and decoded a stretch at a time."""
+    weight, format_name = _weight(site, "weight")
+    return launch(
+        site,
+        "linear",
+        ["out", "x", weight, "bias"],
+        [count(shape_of(site, "x")[:-1])],
+        [
+            constant(site, "weight", 0),
+            constant(site, "weight", 1),
+            _native.FORMATS[format_name],
+        ],
+    )
+
+
+def _is_inexact(dims: Dims, attrs: Attributes) -> bool:
+    return not attrs.exact
+
+
+@kernels.binds(
+    ops.linear,
+    dtypes=ACTIVATIONS,
+    formats=tuple(_TILES),
+    constants=["weight"],
+    when=_is_inexact,
+    priority=1,
+)
+def linear_int8(site: Site) -> Launch:
+    """Activations rounded to 8 bits, the weight repacked into tiles of 16 rows."""
+    weight = site.constant("weight")
+    rows, columns = weight.shape
+    kind = _TILES[weight.format]
+    packed = site.pack(_native.packed_bytes(kind, rows, columns))
+    made = launch(
+        site,
+        "linear_int8",
+        ["out", "x", packed.handle, "bias"],
+        [count(shape_of(site, "x")[:-1])],
+        [rows, columns, kind],
+    )
+    pool, variant = made.device.pool, made.device.variant
+    source, target = weight.data.ctypes.data, packed.handle.ctypes.data
+    _native.pack(pool, variant, kind, source, target, rows, columns)
+    weight.release()
+    pool.reserve(_native.linear_int8_workspace(columns))
+    return made
+
+
+@kernels.binds(ops.embedding, dtypes=ACTIVATIONS, formats=FORMATS)
+def embedding(site: Site) -> Launch:
+    """Only the rows asked for are decoded."""
+    table, format_name = _weight(site, "table")
+    return launch(
+        site,
+        "embedding",
+        ["out", "token_ids", table],
+        [shape_of(site, "token_ids")[0]],
+        [constant(site, "table", 1), _native.FORMATS[format_name]],
+    )
+
+
+@kernels.binds(ops.take_rows)
+def take_rows(site: Site) -> Launch:
+    """Rows of bytes, whatever they hold."""
+    bytes_of_row = constant(site, "x", 1) * itemsize(site.operand("x").dtype)
+    return launch(
+        site, "take_rows", ["out", "x", "rows"], [shape_of(site, "rows")[0]], [bytes_of_row]
+    )
+
+
+def _weight(site: Site, name: str) -> tuple[str | np.ndarray, str]:
+    """A constant's bytes where they lie, or the name of a computed operand; and its format."""
+    found = site.operands[name]
+    if isinstance(found, Tensor):
+        return found.data, found.format
+    return name, site.operand(name).dtype

@@ -1,0 +1,149 @@
+"""Bound nodes: what a kernel's `bind` hands to the device, and how a list of them runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from perfxlm_core.plugin import Dim, Launch, Operand, PluginError, Program, Site, Tensor
+from perfxlm_cpu import _native
+
+if TYPE_CHECKING:
+    from perfxlm_cpu.device import CpuDevice
+
+Length = int | Dim
+
+
+class NativeLaunch:
+    """A node as its native kernel wants it; callable alone, or one of many in a program.
+
+    Attributes:
+        node: kernel's name and arguments, addresses among them.
+        device: whose pool and instruction set run it.
+        keep: owners of the memory that the addresses point to.
+        symbols: names of the sizes that it depends on.
+    """
+
+    def __init__(
+        self, device: CpuDevice, node: _native.Node, keep: Sequence[Any], symbols: Sequence[str]
+    ) -> None:
+        self.device = device
+        self.node = node
+        self.keep = tuple(keep)
+        self.symbols = tuple(symbols)
+        self._alone: Program | None = None
+
+    def __call__(self, sizes: Mapping[str, int]) -> None:
+        """Run this node only."""
+        if self._alone is None:
+            self._alone = native_program([self], self.symbols)
+        self._alone(sizes)
+
+
+def launch(
+    site: Site,
+    kernel: str,
+    pointers: Sequence[str | np.ndarray | None],
+    sizes: Sequence[Length] = (),
+    ints: Sequence[int] = (),
+    floats: Sequence[float] = (),
+) -> NativeLaunch:
+    """Bind the native kernel called `kernel` to a site.
+
+    Args:
+        pointers: operands by name (float constants too; null where left out), or host arrays.
+        sizes: dimensions that may change with each step.
+        ints: constant dimensions and choices, in the kernel's order.
+        floats: attributes, in the kernel's order.
+    """
+    from perfxlm_cpu.device import CpuDevice
+
+    if not isinstance(site.device, CpuDevice):
+        raise PluginError(f"{site.op.name}: bound to {site.device.name}, which is not a cpu device")
+    keep: list[Any] = []
+    addresses = [_address(site, p, keep) for p in pointers]
+    terms = [(d.offset, list(d.terms)) if isinstance(d, Dim) else (d, []) for d in sizes]
+    symbols = sorted({name for _, parts in terms for name, _ in parts})
+    node = _native.Node(kernel, addresses, terms, list(ints), list(floats))
+    return NativeLaunch(site.device, node, keep, symbols)
+
+
+def _address(site: Site, pointer: str | np.ndarray | None, keep: list[Any]) -> int:
+    value: Any = site.operands.get(pointer) if isinstance(pointer, str) else pointer
+    if value is None:
+        return 0
+    if isinstance(value, Tensor):
+        value = np.ascontiguousarray(value.float32())
+    if isinstance(value, Operand):
+        keep.append(value.buffer)
+        return int(value.buffer.handle.ctypes.data) + value.offset
+    keep.append(value)
+    return int(value.ctypes.data)
+
+
+def shape_of(site: Site, name: str) -> tuple[Length, ...]:
+    """Shape of an operand or constant."""
+    found = site.operands[name]
+    if found is None:
+        raise PluginError(f"{site.op.name}: {name} is missing")
+    return tuple(found.shape)
+
+
+def constant(site: Site, name: str, axis: int) -> int:
+    """A dimension that no step changes.
+
+    Raises:
+        PluginError: it depends on a step.
+    """
+    length = shape_of(site, name)[axis]
+    if isinstance(length, Dim):
+        raise PluginError(f"{site.op.name}: dimension {axis} of {name} is {length}, not a constant")
+    return int(length)
+
+
+def count(shape: Sequence[Length]) -> Length:
+    """Number of elements."""
+    total: Any = 1
+    for length in shape:
+        total = length * total if isinstance(length, Dim) else total * length
+    return total  # type: ignore[no-any-return]
+
+
+def native_program(launches: Sequence[NativeLaunch], symbols: Sequence[str]) -> Program:
+    """One native call for all of these."""
+    device = launches[0].device
+    program = _native.Program(
+        device.pool, device.variant, [one.node for one in launches], list(symbols)
+    )
+    names, keep = tuple(symbols), tuple(launches)
+
+    def run(sizes: Mapping[str, int]) -> None:
+        program.run(*(sizes[name] for name in names))
+
+    run.keep = keep  # type: ignore[attr-defined]
+    return run
+
+
+def mixed_program(launches: Sequence[Launch], symbols: Sequence[str]) -> Program:
+    """Runs of native nodes as one call each, other launches as they come."""
+    parts: list[Launch] = []
+    run: list[NativeLaunch] = []
+    for one in [*launches, None]:
+        if isinstance(one, NativeLaunch):
+            run.append(one)
+            continue
+        if run:
+            parts.append(native_program(run, symbols))
+            run = []
+        if one is not None:
+            parts.append(one)
+    if len(parts) == 1:
+        return parts[0]
+
+    def replay(sizes: Mapping[str, int]) -> None:
+        for part in parts:
+            part(sizes)
+
+    return replay

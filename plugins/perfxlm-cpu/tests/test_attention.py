@@ -1,0 +1,137 @@
+"""Paged attention and the writing of the cache, over ragged batches."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from perfxlm_core import ops
+from perfxlm_core.plugin import numpy_dtype
+
+CACHES = ["float32", "float16", "bfloat16"]
+
+
+@st.composite
+def batches(draw):
+    """Lengths of contexts, and how many of their newest tokens are queries."""
+    lengths = draw(st.lists(st.integers(1, 150), min_size=0, max_size=4))
+    queries = [draw(st.sampled_from(sorted({0, 1, min(7, n), n}))) for n in lengths]
+    return lengths, queries
+
+
+def make_case(rng, batch, *, heads, kv_heads, head_dim, v_head_dim, block_size, cache, sinks):
+    lengths, queries = batch
+    needed = [-(-n // block_size) for n in lengths]
+    blocks = sum(needed) + 2
+    table = np.full((len(lengths), max(needed, default=0) + 1), 10**8, np.int32)
+    free = rng.permutation(blocks)
+    for s, n in enumerate(needed):
+        table[s, :n], free = free[:n], free[n:]
+
+    def fill(dim):
+        made = np.full((blocks, block_size, kv_heads, dim), np.nan, np.float32)
+        for s, n in enumerate(lengths):
+            for j in range(n):
+                made[table[s, j // block_size], j % block_size] = rng.standard_normal((kv_heads, dim))
+        return made.astype(numpy_dtype(cache))
+
+    return {
+        "q": rng.standard_normal((sum(queries), heads, head_dim)).astype(np.float32),
+        "k_cache": fill(head_dim),
+        "v_cache": fill(v_head_dim),
+        "block_tables": table,
+        "seq_lens": np.array(lengths, np.int32),
+        "query_starts": np.cumsum([0, *queries]).astype(np.int32),
+        "sinks": rng.standard_normal(heads).astype(np.float32) if sinks else None,
+    }
+
+
+def check(bench, case, **attrs):
+    got = bench.run(ops.paged_attention, case, **attrs)[0]
+    wide = {k: v.astype(np.float64) if k in ("q", "sinks") and v is not None else v
+            for k, v in case.items()}  # fmt: skip
+    for name in ("k_cache", "v_cache"):
+        wide[name] = case[name].astype(np.float64)
+    want = ops.paged_attention.fn(**wide, **attrs)
+    np.testing.assert_allclose(got, want, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@settings(max_examples=20)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    batch=batches(),
+    groups=st.sampled_from([(1, 1), (3, 1), (4, 2), (6, 3), (40, 2), (7, 7)]),
+    head_dim=st.sampled_from([1, 3, 16, 40, 64, 80]),
+    v_head_dim=st.sampled_from([None, 1, 24, 70]),
+    block_size=st.sampled_from([1, 7, 16]),
+    window=st.sampled_from([None, 1, 5, 64, 1000]),
+    soft_cap=st.sampled_from([None, 2.0]),
+    scale=st.sampled_from([None, 0.3]),
+    sinks=st.booleans(),
+)
+def test_ragged_batches(
+    bench, cache, seed, batch, groups, head_dim, v_head_dim, block_size, window, soft_cap, scale, sinks
+):  # fmt: skip
+    case = make_case(
+        np.random.default_rng(seed),
+        batch,
+        heads=groups[0],
+        kv_heads=groups[1],
+        head_dim=head_dim,
+        v_head_dim=v_head_dim or head_dim,
+        block_size=block_size,
+        cache=cache,
+        sinks=sinks,
+    )
+    check(bench, case, window=window, soft_cap=soft_cap, scale=scale)
+
+
+@pytest.mark.parametrize("batch", [([900], [1]), ([300], [300]), ([513, 2, 64], [1, 2, 40])])
+def test_long_contexts(crew, batch):
+    case = make_case(
+        np.random.default_rng(1), batch, heads=9, kv_heads=3, head_dim=64, v_head_dim=64,
+        block_size=16, cache="float16", sinks=False,
+    )  # fmt: skip
+    check(crew, case)
+
+
+def test_wide_heads(bench):
+    case = make_case(
+        np.random.default_rng(2), ([70], [3]), heads=2, kv_heads=1, head_dim=512, v_head_dim=512,
+        block_size=16, cache="float32", sinks=True,
+    )  # fmt: skip
+    check(bench, case)
+
+
+def test_one_score_outshines_the_rest(bench):
+    """Weights that underflow must neither poison the sum nor slow down into denormals."""
+    case = make_case(
+        np.random.default_rng(4), ([100], [1]), heads=1, kv_heads=1, head_dim=16, v_head_dim=16,
+        block_size=16, cache="float32", sinks=False,
+    )  # fmt: skip
+    case["q"] *= 300
+    check(bench, case)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    tokens=st.integers(0, 6),
+    heads=st.integers(1, 3),
+    dims=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+)
+def test_store_kv(bench, cache, seed, tokens, heads, dims):
+    rng = np.random.default_rng(seed)
+    k, v = (
+        (rng.standard_normal((tokens, heads, d)) * 10.0 ** rng.integers(-9, 5)).astype(np.float32)
+        for d in dims
+    )
+    slots = rng.permutation(4 * 5)[:tokens].astype(np.int32)
+    slots[rng.random(tokens) < 0.2] = -1
+    caches = [np.zeros((4, 5, heads, d), numpy_dtype(cache)) for d in dims]
+    arrays = {"k": k, "v": v, "k_cache": caches[0], "v_cache": caches[1], "slot_mapping": slots}
+    with np.errstate(over="ignore"):
+        got = bench.run(ops.store_kv, arrays)
+        ops.store_kv(**arrays)
+    for g, w in zip(got, caches, strict=True):
+        np.testing.assert_array_equal(g.view(np.uint8), w.view(np.uint8))

@@ -1,0 +1,128 @@
+"""Products with weights of every format, exact and with rounded activations; embeddings."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from perfxlm_core import ops
+from perfxlm_core.plugin import FORMATS
+
+PLAIN = ["float32", "float16", "bfloat16"]
+ROUNDED = ["q4_0", "q4_1", "q8_0"]
+SEEDS = st.integers(0, 2**32 - 1)
+TOKENS = st.sampled_from([0, 1, 2, 3, 4, 5, 8, 9, 17])
+
+
+def columns_of(draw, format_name: str) -> int:
+    if format_name in PLAIN:
+        return draw(st.sampled_from([1, 3, 16, 33, 100, 1500]))
+    block = FORMATS[format_name].block_size
+    return block * draw(st.integers(1, 9 if block == 32 else 5))
+
+
+@pytest.mark.parametrize("format_name", [*PLAIN, *FORMATS])
+@settings(max_examples=8)
+@given(data=st.data(), seed=SEEDS, tokens=TOKENS, rows=st.integers(1, 21), bias=st.booleans())
+def test_exact(bench, weight, format_name, data, seed, tokens, rows, bias):
+    rng = np.random.default_rng(seed)
+    columns = columns_of(data.draw, format_name)
+    arrays = {
+        "x": rng.standard_normal((tokens, columns)).astype(np.float32),
+        "weight": weight(rng, format_name, rows, columns),
+        "bias": rng.standard_normal(rows).astype(np.float32) if bias else None,
+    }
+    bench.check(ops.linear, arrays, exact=True)
+
+
+@pytest.mark.parametrize("format_name", [*PLAIN, *FORMATS])
+@settings(max_examples=5)
+@given(data=st.data(), seed=SEEDS, tokens=TOKENS)
+def test_embedding(bench, weight, format_name, data, seed, tokens):
+    rng = np.random.default_rng(seed)
+    columns = columns_of(data.draw, format_name)
+    arrays = {
+        "token_ids": rng.integers(0, 13, tokens, dtype=np.int32),
+        "table": weight(rng, format_name, 13, columns),
+    }
+    bench.check(ops.embedding, arrays, dtype="float32")
+
+
+def rounded_activations(x: np.ndarray) -> np.ndarray:
+    """What the kernel should multiply with: codes of 8 bits times a scale for every 32."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    scale = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
+    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+    return (np.rint(blocks * inverse).astype(np.float64) * scale).reshape(x.shape)
+
+
+@pytest.mark.parametrize("format_name", ROUNDED)
+@settings(max_examples=30)
+@given(
+    seed=SEEDS,
+    tokens=st.sampled_from([0, 1, 2, 3, 4, 5, 7, 8, 9, 13, 64, 65, 130]),
+    rows=st.integers(1, 70),
+    blocks=st.integers(1, 20),
+    bias=st.booleans(),
+)
+def test_rounded(bench, weight, format_name, seed, tokens, rows, blocks, bias):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((tokens, 32 * blocks)).astype(np.float32)
+    x[rng.random(x.shape) < 0.1] = 0
+    arrays = {
+        "x": x,
+        "weight": weight(rng, format_name, rows, 32 * blocks),
+        "bias": rng.standard_normal(rows).astype(np.float32) if bias else None,
+    }
+    _, _, name = bench.bind(ops.linear, arrays, {"exact": False})
+    assert name == "cpu.linear_int8"
+    got = bench.run(ops.linear, arrays, exact=False)[0]
+    if not tokens:
+        return
+    decoded = arrays["weight"].float32().astype(np.float64)
+    shift = 0 if arrays["bias"] is None else arrays["bias"].astype(np.float64)
+    rounded = rounded_activations(x) @ decoded.T + shift
+    size = np.abs(rounded).max(axis=-1, keepdims=True) + 1e-6
+    # half a code may fall either way where a quotient lies between two codes
+    slack = np.abs(x).max(initial=0) / 127 * np.abs(decoded).max()
+    assert (np.abs(got - rounded) <= 2e-5 * size + 2e-2 * slack).mean() > 0.97
+    exact = x.astype(np.float64) @ decoded.T + shift
+    reach = np.abs(x.astype(np.float64)) @ np.abs(decoded).T + 1e-6
+    assert (np.abs(got - exact) <= 0.01 * reach).all()
+
+
+@pytest.mark.parametrize("format_name", ROUNDED)
+def test_extreme_codes(bench, weight, format_name):
+    """All codes at their limits: integer sums must neither saturate nor wrap."""
+    rng = np.random.default_rng(0)
+    w = weight(rng, format_name, 16, 64)
+    raw = w.data.reshape(-1, FORMATS[format_name].block_bytes)
+    head = 4 if format_name == "q4_1" else 2
+    for low, high in ((0xFF, 0x00), (0x80, 0x7F), (0x80, 0x80), (0x81, 0x81)):
+        raw[:, head:] = np.where(np.arange(raw.shape[1] - head) % 2, low, high)
+        for x in (np.ones(64), -np.ones(64), np.where(np.arange(64) % 2, 1, -1)):
+            x = x.astype(np.float32)[None]
+            got = bench.run(ops.linear, {"x": x, "weight": w, "bias": None}, exact=False)[0]
+            want = x.astype(np.float64) @ w.float32().astype(np.float64).T
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 31, 200])
+@pytest.mark.parametrize("exact", [True, False])
+def test_threads_agree(crew, weight, tokens, exact):
+    rng = np.random.default_rng(tokens)
+    arrays = {
+        "x": rng.standard_normal((tokens, 160)).astype(np.float32),
+        "weight": weight(rng, "q4_1", 77, 160),
+        "bias": None,
+    }
+    crew.check(ops.linear, arrays, exact=exact, tolerance=2e-5 if exact else 2e-2)
+
+
+def test_leading_dimensions(bench, weight):
+    rng = np.random.default_rng(3)
+    arrays = {
+        "x": rng.standard_normal((2, 3, 64)).astype(np.float32),
+        "weight": weight(rng, "q8_0", 5, 64),
+        "bias": None,
+    }
+    bench.check(ops.linear, arrays, exact=True)
