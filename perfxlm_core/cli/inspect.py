@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,8 @@ def examine(model: str, arguments: dict[str, Any], max_num_seqs: int) -> Report:
         PerfxlmError: it cannot be found, opened or planned.
     """
     from perfxlm_core.checkpoints import open_checkpoint
-    from perfxlm_core.engine.build import load_options
     from perfxlm_core.engine.config import EngineConfig
-    from perfxlm_core.graph.loading import plan_model
+    from perfxlm_core.graph.loading import LoadOptions, plan_model
     from perfxlm_core.registry.plugins import load_plugins
 
     path = fetch(model, arguments)
@@ -66,7 +66,8 @@ def examine(model: str, arguments: dict[str, Any], max_num_seqs: int) -> Report:
     checkpoint = open_checkpoint(path)
     plugins = load_plugins()
     device = plugins.device(config.device)
-    plan, limits = plan_model(checkpoint, device, plugins.registry, load_options(config))
+    options = LoadOptions(**{f.name: getattr(config, f.name) for f in fields(LoadOptions)})
+    plan, limits = plan_model(checkpoint, device, plugins.registry, options)
     about = {
         "path": str(path),
         "kind": checkpoint.kind,

@@ -27,15 +27,16 @@ def build_engine(config: EngineConfig) -> Engine:
     from perfxlm_core.graph.loading import LoadOptions, load_runner
     from perfxlm_core.registry.plugins import load_plugins
 
+    plugins = load_plugins()
+    device = plugins.device(config.device)  # before anything is fetched for it
     checkpoint = open_checkpoint(resolve_model(config.model, config.revision))
     if config.quantization not in (None, checkpoint.kind):
         raise ArgumentError(
             f"quantization={config.quantization!r} does not fit {checkpoint.path}, which is "
             f"{checkpoint.kind}; leave it out: weights keep their file's format"
         )
-    plugins = load_plugins()
     options = LoadOptions(**{f.name: getattr(config, f.name) for f in fields(LoadOptions)})
-    runner = load_runner(checkpoint, plugins.device(config.device), plugins.registry, options)
+    runner = load_runner(checkpoint, device, plugins.registry, options)
     found = checkpoint.generation_config
     generation_config = found if config.generation_config == "auto" else _only_eos(found)
     return Engine(runner, _tokenizer(checkpoint, config), config, generation_config)

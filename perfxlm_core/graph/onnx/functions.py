@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from perfxlm_core.errors import GraphError
 from perfxlm_core.graph.onnx.initializers import CODES
 
 if TYPE_CHECKING:
-    from onnx import FunctionProto
+    from onnx import FunctionProto, NodeProto
 
     from perfxlm_core.graph.ir import Value
     from perfxlm_core.graph.onnx.importer import Call
@@ -35,7 +37,7 @@ def body_of(call: Call) -> FunctionProto:
     elif schema.has_context_dependent_function:
         version = _best(schema.context_dependent_function_opset_versions, call.version)
         body = schema.get_context_dependent_function_with_opset_version(
-            version, call.proto.SerializeToString(), [_type(v) for v in call.inputs]
+            version, _resolved(call).SerializeToString(), [_type(v) for v in call.inputs]
         )
     if not body:
         raise GraphError(
@@ -59,6 +61,24 @@ def schema_of(call: Call) -> Any:  # noqa: ANN401
         return defs.get_schema(call.proto.op_type, call.version, domain)
     except defs.SchemaError:
         return None
+
+
+def _resolved(call: Call) -> NodeProto:
+    """The node with its attributes' values in place of references to the caller's."""
+    import onnx
+
+    node = onnx.NodeProto()
+    node.CopyFrom(call.proto)
+    del node.attribute[:]
+    for attribute in call.proto.attribute:
+        if not attribute.ref_attr_name:
+            node.attribute.append(attribute)
+        elif attribute.name in call.attrs:
+            value = call.attrs[attribute.name]
+            if isinstance(value, np.ndarray):
+                value = onnx.numpy_helper.from_array(value)
+            node.attribute.append(onnx.helper.make_attribute(attribute.name, value))
+    return node
 
 
 def _best(versions: list[int], wanted: int) -> int:

@@ -118,7 +118,7 @@ class Importer:
     def graph(self) -> Graph:
         """Convert the model's graph."""
         proto = self.model.graph
-        scope = Scope({e.domain or "": e.version for e in self.model.opset_import})
+        scope = Scope(_versions(self.model.opset_import))
         self._initializers(proto, scope)
         for info in proto.input:
             if info.name not in scope.values:
@@ -282,7 +282,7 @@ class Importer:
             raise GraphError(f"{call.name}: functions are nested more than {DEPTH_LIMIT} deep")
         if len(call.inputs) > len(body.input):
             raise GraphError(f"{call.name} has {len(call.inputs)} inputs, want {len(body.input)}")
-        versions = {e.domain or "": e.version for e in body.opset_import}
+        versions = {**call.scope.versions, **_versions(body.opset_import)}
         attributes = {a.name: self._attribute(a, call.proto) for a in body.attribute_proto}
         attributes.update(call.attrs)
         scope = Scope(versions, depth=call.scope.depth + 1, attributes=attributes)
@@ -300,6 +300,10 @@ class Importer:
         self._initializers(proto, scope)
         self.nodes(proto.node, scope)
         return tuple(scope.find(info.name) for info in proto.output)
+
+
+def _versions(imports: Any) -> dict[str, int]:  # noqa: ANN401
+    return {"" if e.domain == "ai.onnx" else e.domain: e.version for e in imports}
 
 
 def _tuple(result: Any) -> tuple[Value | None, ...]:  # noqa: ANN401
