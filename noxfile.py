@@ -147,7 +147,9 @@ def wheel(session: nox.Session, name: str) -> Path:
     shutil.rmtree(WHEELS / name, ignore_errors=True)
     scratch = Path(session.create_tmp()) / name
     shutil.rmtree(scratch, ignore_errors=True)
-    session.run("python", "-m", "pip", "wheel", "--no-deps", "-w", str(scratch), str(source))
+    session.log(f"building the wheel of {name}")
+    command = ("pip", "wheel", "--quiet", "--no-deps", "-w", str(scratch), str(source))
+    session.run("python", "-m", *command)
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(scratch, folder)
     return next(folder.glob("*.whl"))

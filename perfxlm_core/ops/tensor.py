@@ -15,6 +15,7 @@ from perfxlm_core.ops import (
     quantization,
     sampling,
     tensor_attention,
+    tensor_convolution,
     tensor_index,
     tensor_linear,
     tensor_math,
@@ -27,7 +28,7 @@ from perfxlm_core.ops.spec import Op
 
 MODULES: tuple[ModuleType, ...] = (
     tensor_math, tensor_reduce, tensor_shape, tensor_index, tensor_linear, tensor_normalization,
-    tensor_attention, tensor_recurrent, quantization, sampling,
+    tensor_convolution, tensor_attention, tensor_recurrent, quantization, sampling,
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 @runtime_checkable
@@ -29,7 +29,8 @@ class Array(Protocol):
         """Type of the elements."""
         ...
 
-    def reshape(self, *shape: Any) -> Any:  # noqa: ANN401
+    @property
+    def reshape(self) -> Callable[..., Any]:
         """The same elements in row-major order under another shape."""
         ...
 

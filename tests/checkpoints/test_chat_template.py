@@ -96,7 +96,7 @@ def test_models_without_a_template_say_so(tokenizer):
     [
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ messages.append(1) }}",
-        "{{ raise_exception.__globals__ }}",
+        "{{ raise_exception.__globals__['json'] }}",
         "{% include '/etc/passwd' %}",
         "{{ range(10**9) | list }}",
         "{% set messages[0].x = 1 %}",

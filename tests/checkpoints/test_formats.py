@@ -29,7 +29,10 @@ def kind(name: str) -> gguf.GGMLQuantizationType:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_sizes_are_the_formats_own(name):
-    assert gguf.GGML_QUANT_SIZES[kind(name)] == (FORMATS[name].block_size, FORMATS[name].block_bytes)
+    assert gguf.GGML_QUANT_SIZES[kind(name)] == (
+        FORMATS[name].block_size,
+        FORMATS[name].block_bytes,
+    )
 
 
 @pytest.mark.parametrize("name", FORMATS)

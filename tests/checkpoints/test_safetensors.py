@@ -140,12 +140,14 @@ def test_damage_ends_in_one_kind_of_error(tmp_path, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     del content[data.draw(st.integers(0, len(content))) :]
     path.write_bytes(content)
+    message = None
     try:
         file = SafetensorsFile(path)
         for name in file.names():
             file.tensor(name).float32()
     except CheckpointError as error:
-        assert str(path) in str(error)
+        message = str(error)
+    assert message is None or str(path) in message
 
 
 def shards(folder, placed=None):

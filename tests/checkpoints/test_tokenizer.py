@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfxlm_core.checkpoints import open_checkpoint
+from perfxlm_core.checkpoints import open_checkpoint, open_tokenizer
 from perfxlm_core.checkpoints.gguf_facts import pre_tokenizers
 from perfxlm_core.checkpoints.gguf_tokenizer import gguf_tokenizer
 from perfxlm_core.errors import ArgumentError, CheckpointError, RequestError
@@ -167,7 +167,14 @@ def pieces(backend, text):
 
 def random_texts(count=300):
     rng = random.Random(0)
-    alphabet = [*"abXY  \n\r\t0123'.,!?-_/ëßÉ中文🤗\u00a0\u0301(", "'s", "'LL", "\n\n", "  ", "12345"]
+    alphabet = [
+        *"abXY  \n\r\t0123'.,!?-_/ëßÉ中文🤗\u00a0\u0301(",
+        "'s",
+        "'LL",
+        "\n\n",
+        "  ",
+        "12345",
+    ]
     return ["".join(rng.choices(alphabet, k=rng.randint(1, 30))) for _ in range(count)]
 
 
@@ -194,9 +201,8 @@ def digits_pieces(vocab, merges):
 
 
 def tiktoken_pieces(vocab, merges):
-    from tokenizers import Tokenizer, models
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers.convert_slow_tokenizer import TikTokenConverter
-    from tokenizers import Regex, pre_tokenizers
 
     backend = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     pattern = TikTokenConverter(vocab_file="none").pattern
@@ -294,7 +300,15 @@ def sentencepiece_file(make_gguf, path, prefix):
 
     def more(writer):
         kv = writer.kv_data[0]
-        for key in ("model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id"):
+        for key in (
+            "model",
+            "pre",
+            "tokens",
+            "token_type",
+            "merges",
+            "bos_token_id",
+            "eos_token_id",
+        ):
             kv.pop(f"tokenizer.ggml.{key}")
         writer.add_tokenizer_model("llama")
         writer.add_token_list([processor.id_to_piece(i) for i in range(size)])
@@ -400,6 +414,13 @@ def test_folders_tokenize_as_transformers_does(tmp_path):
     assert ours.chat_template == template
     chat = [{"role": "user", "content": "The fox"}]
     assert ours.apply_chat_template(chat) == theirs.apply_chat_template(chat, tokenize=False)
+
+
+def test_a_tokenizer_needs_no_weights(tmp_path, make_gguf):
+    theirs = folder_with_tokenizer(tmp_path)
+    assert open_tokenizer(tmp_path).encode("The fox") == theirs.encode("The fox")
+    path = make_gguf(tmp_path / "x.gguf")
+    assert open_tokenizer(path).encode("ab") == [5]
 
 
 def test_folders_without_a_tokenizer_say_how_to_get_one(tmp_path):

@@ -5,8 +5,9 @@ from .tiny import MODELS, make
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
+def _few_threads():
+    """Our own threads spin between steps; torch's would fight them for the cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", params=MODELS)

@@ -1,6 +1,6 @@
 """Random small models, made and judged by transformers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-VOCAB = 211
+VOCAB = 97
 SIZES = {
     "vocab_size": VOCAB,
     "hidden_size": 48,
@@ -79,6 +79,7 @@ class Tiny:
     name: str
     path: Path
     model: torch.nn.Module
+    known: dict = field(default_factory=dict, repr=False)
 
     def logits(self, token_ids):
         """What transformers computes for one sequence, [tokens, vocab] float32."""
@@ -86,15 +87,11 @@ class Tiny:
             return self.model(torch.tensor([list(token_ids)])).logits[0].numpy()
 
     def logprobs(self, token_ids):
-        """The same as log-probabilities, in float64."""
-        return log_softmax(self.logits(token_ids))
-
-    def greedy(self, prompt, count):
-        """`count` tokens of greedy decoding, the prompt recomputed for each."""
-        ids = list(prompt)
-        for _ in range(count):
-            ids.append(int(self.logits(ids)[-1].argmax()))
-        return ids[len(prompt) :]
+        """The same as log-probabilities, in float64; each sequence is computed once."""
+        key = tuple(token_ids)
+        if key not in self.known:
+            self.known[key] = log_softmax(self.logits(key))
+        return self.known[key]
 
 
 def log_softmax(logits):

@@ -114,6 +114,7 @@ class Importer:
         self.functions: dict[tuple[str, str, str], FunctionProto] = {
             (f.domain, f.name, f.overload): f for f in model.functions
         }
+        self._seen_as: dict[tuple[Value, str], Value] = {}
 
     def graph(self) -> Graph:
         """Convert the model's graph."""
@@ -163,6 +164,13 @@ class Importer:
         value.constant = tensor
         self.built.constants[value.name] = value
         return value
+
+    def shared(self, value: Value, tensor: Tensor) -> Value:
+        """The constant `value` seen as `tensor`: the same one at every call."""
+        key = (value, tensor.format)
+        if key not in self._seen_as:
+            self._seen_as[key] = self.tensor(tensor)
+        return self._seen_as[key]
 
     def constant(self, array: np.ndarray[Any, Any], name: str) -> Value:
         """A constant of the graph made from an array."""

@@ -14,8 +14,8 @@ from perfxlm_core.graph.onnx.initializers import Initializers
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-OLDEST, NEWEST = 7, 28
-"""Versions of the default operator set; a node of an older one is read if its form is the same."""
+NEWEST = 28
+"""The newest version of the default operator set whose definitions we know."""
 
 
 def load_onnx(source: str | PathLike[str] | ModelProto) -> Graph:
@@ -43,10 +43,10 @@ def load_onnx(source: str | PathLike[str] | ModelProto) -> Graph:
         model = source
     versions = {e.domain: e.version for e in model.opset_import}
     version = versions.get("", versions.get("ai.onnx"))
-    if version is not None and not OLDEST <= version <= NEWEST:
+    if version is not None and version > NEWEST:
         raise GraphError(
-            f"the model is of operator set {version}; we read {OLDEST} to {NEWEST}. "
-            "Convert it with onnx.version_converter"
+            f"the model is of operator set {version}; we read up to {NEWEST}. Export it again for "
+            "an older one, or update perfxlm"
         )
     return Importer(model, Initializers(folder)).graph()
 

@@ -119,12 +119,12 @@ def precise(value: Any) -> Any:
 
 
 def compare(got: np.ndarray, want: np.ndarray, tolerance: float) -> None:
-    """Every element within `tolerance` of the largest magnitude in its row."""
+    """Every element within `tolerance` of the largest magnitude in its row, if that is not tiny."""
     assert got.shape == want.shape
     if not got.size:
         return
     assert np.isfinite(got).all() or not np.isfinite(want).all(), "not finite"
-    size = np.maximum(np.abs(want).max(axis=-1, keepdims=True), 1e-30)
+    size = np.maximum(np.abs(want).max(axis=-1, keepdims=True), 1e-9)
     error = (np.abs(got.astype(np.float64) - want) / size).max()
     assert error <= tolerance, f"off by {error:.3g} of the row's largest, allowed {tolerance:.3g}"
 

@@ -9,8 +9,8 @@
 namespace perfxlm {
 namespace {
 
-constexpr int kSpins = 1000;                        // before a waiting thread gives its core away
-constexpr auto kAwake = std::chrono::microseconds(80);  // between two programs, before it sleeps
+constexpr int kSpins = 1000;  // of a waiting thread within a program, some 50 us, before it sleeps
+constexpr auto kAwake = std::chrono::microseconds(80);  // the same between two programs
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -31,15 +31,15 @@ void Barrier::arrive_and_wait() {
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
     arrived_.store(0, std::memory_order_relaxed);
     generation_.store(generation + 1, std::memory_order_release);
+    generation_.notify_all();
     return;
   }
-  for (int spins = 0; generation_.load(std::memory_order_acquire) == generation;) {
-    if (++spins < kSpins) {
-      relax();
-    } else {
-      std::this_thread::yield();
-    }
+  for (int spins = 0; spins < kSpins; ++spins) {
+    if (generation_.load(std::memory_order_acquire) != generation) return;
+    relax();
   }
+  // Another process has the late thread's core: leave it this one.
+  generation_.wait(generation, std::memory_order_acquire);
 }
 
 Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads), workspaces_(threads_) {}

