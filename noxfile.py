@@ -36,7 +36,8 @@ def demo(session: nox.Session) -> None:
     """Ask a real model a question: everything from installation to the streamed answer."""
     install(session, *DISTRIBUTIONS)
     question = " ".join(session.posargs) or "What is the capital of France?"
-    session.run("perfxlm", "generate", MODEL, "--prompt", question, "--temperature", "0")
+    ask = ("--system", "Answer in one sentence.", "--prompt", question, "--temperature", "0")
+    session.run("perfxlm", "generate", MODEL, *ask)
 
 
 @nox.session

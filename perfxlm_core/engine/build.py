@@ -43,13 +43,13 @@ def build_engine(config: EngineConfig) -> Engine:
 
 
 def _tokenizer(checkpoint: Checkpoint, config: EngineConfig) -> Tokenizer | None:
-    from perfxlm_core.checkpoints import open_checkpoint, resolve_model
+    from perfxlm_core.checkpoints import open_tokenizer, resolve_model
 
     if config.skip_tokenizer_init:
         return None
     if config.tokenizer is None:
         return checkpoint.tokenizer()
-    return open_checkpoint(resolve_model(config.tokenizer)).tokenizer()
+    return open_tokenizer(resolve_model(config.tokenizer))
 
 
 def _only_eos(generation_config: dict[str, object]) -> dict[str, object]:

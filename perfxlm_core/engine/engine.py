@@ -14,7 +14,7 @@ from perfxlm_core.engine.request import FinishReason
 from perfxlm_core.engine.runner import fill
 from perfxlm_core.engine.sampler import Sampler
 from perfxlm_core.engine.scheduler import Scheduler
-from perfxlm_core.errors import ArgumentError, RequestError
+from perfxlm_core.errors import ArgumentError, PerfxlmError, RequestError
 
 if TYPE_CHECKING:
     from perfxlm_core.engine.completion import Completion, Submission
@@ -162,9 +162,14 @@ class Engine:
     # -- the step -----------------------------------------------------------------------------
 
     def step(self) -> list[RequestOutput]:
-        """Compute the next tokens of a batch of requests; the outputs that this gave."""
+        """Compute the next tokens of a batch of requests; the outputs that this gave.
+
+        Raises:
+            PerfxlmError: an earlier step was interrupted half-way, so that no request can go on.
+        """
         batch = self.scheduler.schedule()
         if not batch.requests:
+            self._check_idle()
             return []
         now = time.monotonic()
         self._note_start(batch, now)
@@ -175,6 +180,13 @@ class Engine:
         self._num_computed += tokens
         touched = self._sample(sampled, logits)
         return self._outputs(touched)
+
+    def _check_idle(self) -> None:
+        if self._submissions:
+            raise PerfxlmError(
+                f"{len(self._submissions)} requests cannot go on, because an earlier step was "
+                "interrupted; end them with abort_request and submit them again"
+            )
 
     def _note_start(self, batch: Batch, now: float) -> None:
         for request in batch.requests:

@@ -1,4 +1,4 @@
-"""A graph run node by node with the operators' own reference bodies: slow, exact, on any machine."""
+"""A graph run node by node with the operators' reference bodies: slow, exact, on any machine."""
 
 from __future__ import annotations
 

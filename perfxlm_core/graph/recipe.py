@@ -28,7 +28,7 @@ HARMLESS = frozenset(
     suppress_tokens remove_invalid_values pruned_heads tf_legacy_loss use_bfloat16 num_labels
     _attn_implementation _attn_implementation_autoset attn_implementation torchscript
     max_position_embeddings max_window_layers vocab_size is_llama_config
-    transformers.js_config unsloth_fixed unsloth_version quantization_config
+    transformers.js_config unsloth_fixed unsloth_version
     """.split()
 )
 """Settings that no recipe needs: bookkeeping, training, generation defaults."""

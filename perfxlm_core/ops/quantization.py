@@ -7,11 +7,11 @@ import numpy as np
 from perfxlm_core.ops.formats import Tensor
 from perfxlm_core.ops.spec import Standard, TensorType, op
 from perfxlm_core.ops.tensor_types import (
+    E2,
     INTEGERS,
     SMALL_FLOATS,
     SMALL_INTEGERS,
     E,
-    E2,
     F,
     axis_of,
 )
@@ -37,11 +37,8 @@ def saturate(v: Any, dtype: Any) -> np.ndarray:  # noqa: ANN401
 
     target, v = np.dtype(dtype), np.asarray(v)
     name = dtype_name(target)
-    info: Any = (
-        ml_dtypes.iinfo(target)
-        if name in (*INTEGERS, *SMALL_INTEGERS)
-        else ml_dtypes.finfo(target)
-    )
+    number_info: Any = ml_dtypes.iinfo if name in (*INTEGERS, *SMALL_INTEGERS) else ml_dtypes.finfo
+    info = number_info(target)
     low, high = (np.asarray(n).astype(v.dtype) for n in (info.min, info.max))
     return np.asarray(np.clip(v, low, high).astype(target))
 
@@ -67,7 +64,11 @@ def _power_of_two(v: np.ndarray, mode: str, saturating: bool) -> np.ndarray:
 
 
 def _known_mode(
-    dims: object, *, to: str, saturate: int = 1, round_mode: str = "up"  # noqa: A002
+    dims: object,
+    *,
+    to: str,
+    saturate: int = 1,
+    round_mode: str = "up",
 ) -> None:
     if round_mode not in ("up", "down", "nearest"):
         raise ValueError(f"round_mode={round_mode!r}, want up, down or nearest")
@@ -133,7 +134,7 @@ def spread(scale: Any, shape: tuple[int, ...], axis: int, block_size: int) -> np
         ValueError: their shape is none of these.
     """
     s = np.asarray(scale)
-    if s.ndim == 0 or s.size == 1 and not block_size:
+    if s.ndim == 0 or (s.size == 1 and not block_size):
         return s.reshape(())
     at = axis_of(axis, len(shape))
     if block_size:
@@ -184,7 +185,9 @@ def dequantize_linear(
         v = v - spread(_wide(zero_point), v.shape, axis, block_size)
     factor = spread(_wide(scale), v.shape, axis, block_size)
     out = v.astype(factor.dtype) * factor
-    return out.astype(np.asarray(scale).dtype if output_dtype is None else numpy_dtype(output_dtype))
+    return out.astype(
+        np.asarray(scale).dtype if output_dtype is None else numpy_dtype(output_dtype)
+    )
 
 
 @dequantize_linear.shapes
@@ -256,9 +259,7 @@ def _(
 @op(onnx=Standard("DynamicQuantizeLinear", 11), outputs=("out", "scale", "zero_point"))
 def dynamic_quantize_linear(
     x: Annotated[Array, "...", F32],
-) -> tuple[
-    Annotated[Array, "...", U8], Annotated[Array, "...", F32], Annotated[Array, "...", U8]
-]:
+) -> tuple[Annotated[Array, "...", U8], Annotated[Array, "...", F32], Annotated[Array, "...", U8]]:
     """Bytes, their scale and zero point, from the range of the values, which takes in 0.
 
         scale = (max(x, 0) - min(x, 0)) / 255, zero_point = saturate(round(-min(x, 0) / scale))

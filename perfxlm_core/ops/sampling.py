@@ -11,7 +11,7 @@ import numpy as np
 
 from perfxlm_core.ops.numerics import as_type, compute
 from perfxlm_core.ops.spec import Standard, TensorType, op
-from perfxlm_core.ops.tensor_types import I64, N, F, axis_of, rounded, same_type
+from perfxlm_core.ops.tensor_types import I64, F, N, axis_of, rounded, same_type
 from perfxlm_core.ops.types import F32, I32, Array, T
 
 

@@ -36,7 +36,11 @@ def _operators() -> Iterator[tuple[str, Op[..., Any]]]:
     yield "Gelu", elementwise.gelu
     for module in MODULES:
         for found in vars(module).values():
-            if isinstance(found, Op) and found.onnx is not None and found.__module__ == module.__name__:
+            if (
+                isinstance(found, Op)
+                and found.onnx is not None
+                and found.__module__ == module.__name__
+            ):
                 yield found.onnx.name, found
 
 

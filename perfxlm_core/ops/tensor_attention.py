@@ -6,8 +6,8 @@ import numpy as np
 
 from perfxlm_core.ops.numerics import compute
 from perfxlm_core.ops.spec import Standard, TensorType, op
-from perfxlm_core.ops.tensor_types import I64, INTEGERS, F2, F, same_type
-from perfxlm_core.ops.types import FLOATS, Array, DTypes, numpy_dtype
+from perfxlm_core.ops.tensor_types import F2, I64, INTEGERS, F, same_type
+from perfxlm_core.ops.types import FLOATS, Array, DTypes
 
 MASK = DTypes("MASK", (*FLOATS, *INTEGERS, "bool"))
 """A mask that is added, or that tells which keys are seen."""
@@ -158,8 +158,8 @@ def dense_attention(
         weights = _probabilities(scores)
         # a hidden key's value must not count, not even one that is not a number
         seen = np.repeat(compute(values), group, axis=1)
-        visible = ~np.isneginf(bias).all(axis=tuple(range(bias.ndim - 1)))
-        seen = np.where(visible[:, None], seen, 0)
+        hidden = np.asarray(np.isneginf(bias)).all(axis=tuple(range(bias.ndim - 1)))
+        seen = np.where(hidden[:, None], 0, seen)
         out = (weights @ seen).astype(kind)
     shown = (raw, capped, scores, weights)[qk_matmul_output_mode].astype(kind)
     if packed:
@@ -225,4 +225,3 @@ def rotary_positions(
 
 
 rotary_positions.shapes(same_type)
-_ = numpy_dtype

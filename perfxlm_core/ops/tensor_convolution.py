@@ -71,9 +71,7 @@ def convolve(
     """
     kernel = np.asarray(weight).shape[2:]
     rank = len(kernel)
-    steps, gaps = (
-        [1] * rank if given is None else list(given) for given in (strides, dilations)
-    )
+    steps, gaps = ([1] * rank if given is None else list(given) for given in (strides, dilations))
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, gaps, strict=True)]
     widths = _widths(np.asarray(x).shape[2:], spans, steps, pads, auto_pad)
     channels = np.asarray(x).shape[1]

@@ -1,21 +1,20 @@
 """Operators that read or write by position, and those that make tensors out of numbers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
 
 from perfxlm_core.ops.spec import Standard, TensorType, op
 from perfxlm_core.ops.tensor_types import (
+    E2,
     I64,
     INDEX,
+    N2,
     B,
     E,
-    E2,
     N,
-    N2,
     axis_of,
-    broadcast_type,
     lengths_of,
     rounded,
     same_type,
@@ -87,9 +86,7 @@ def gather_nd(x: ELEMENT, indices: Annotated[Array, "...", I64], *, batch_dims: 
     v, where = np.asarray(x), np.asarray(indices)
     batch = where.shape[:batch_dims]
     grids = np.indices(batch).reshape(batch_dims, *batch, *(1,) * (where.ndim - batch_dims - 1))
-    columns = [
-        _positions(where[..., i], v.shape[batch_dims + i]) for i in range(where.shape[-1])
-    ]
+    columns = [_positions(where[..., i], v.shape[batch_dims + i]) for i in range(where.shape[-1])]
     return v[(*grids, *columns)]
 
 
@@ -132,7 +129,7 @@ def scatter_elements(
     """
     v = np.asarray(x)
     at = axis_of(axis, v.ndim)
-    index = list(np.indices(np.asarray(indices).shape))
+    index: list[Any] = list(np.indices(np.asarray(indices).shape))
     index[at] = _positions(indices, v.shape[at])
     return _write(v.copy(), tuple(index), np.asarray(updates), reduction)
 
@@ -250,7 +247,8 @@ def triangle(
 ) -> ELEMENT:
     """Zero below (or above) the `k`-th diagonal of each matrix. Source: ONNX Trilu-14."""
     v, offset = np.asarray(x), 0 if k is None else int(np.asarray(k).reshape(()))
-    keep = np.tri(*v.shape[-2:], k=offset - 1 if upper else offset, dtype=bool)
+    rows, columns = v.shape[-2:]
+    keep = np.tri(rows, columns, k=offset - 1 if upper else offset, dtype=bool)
     return np.where(~keep if upper else keep, v, np.zeros((), v.dtype))
 
 
@@ -321,7 +319,8 @@ def eye_like(
 ) -> Annotated[Array, "...", E2]:
     """1 on the `k`-th diagonal, else 0, in the shape of a matrix. Source: ONNX EyeLike-22."""
     v = np.asarray(x)
-    return np.eye(*v.shape, k=k, dtype=v.dtype if dtype is None else numpy_dtype(dtype))
+    rows, columns = v.shape
+    return np.eye(rows, columns, k=k, dtype=v.dtype if dtype is None else numpy_dtype(dtype))
 
 
 eye_like.shapes(lambda x, *, k, dtype: (TensorType(x.shape, x.dtype if dtype is None else dtype),))
@@ -362,9 +361,6 @@ unique.shapes(
     lambda x, **_: (TensorType(None, x.dtype), *(TensorType(None, "int64") for _ in range(3)))
 )
 for _op in (gather_nd, nonzero, compress):
-    _op.shapes(
-        lambda x, *_, **__: (TensorType(None, x.dtype),)
-    )
+    _op.shapes(lambda x, *_, **__: (TensorType(None, x.dtype),))
 nonzero.shapes(lambda x: (TensorType(None, "int64"),))
 one_hot.shapes(lambda indices, depth, values, *, axis: (TensorType(None, values.dtype),))
-_ = (broadcast_type, Sequence)

@@ -15,7 +15,9 @@ BYTE2 = DTypes("BYTE2", BYTE.allowed)
 
 
 @op(onnx=Standard("MatMul", 13))
-def matmul(a: Annotated[Array, "...", N], b: Annotated[Array, "...", N]) -> Annotated[Array, "...", N]:
+def matmul(
+    a: Annotated[Array, "...", N], b: Annotated[Array, "...", N]
+) -> Annotated[Array, "...", N]:
     """Matrix product of the last two axes, the others broadcast.
 
     Numerics:
@@ -35,9 +37,7 @@ def _(a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
     if all(isinstance(n, int) for n in inner) and inner[0] != inner[1]:
         raise ValueError(f"matmul: {a.shape} by {b.shape}: inner lengths {inner} differ")
     lead = broadcast(a.shape[:-2], b.shape[:-2])
-    return (
-        TensorType(None if lead is None else (*lead, a.shape[-2], b.shape[-1]), a.dtype),
-    )
+    return (TensorType(None if lead is None else (*lead, a.shape[-2], b.shape[-1]), a.dtype),)
 
 
 @op(onnx=Standard("Gemm", 13))
@@ -48,8 +48,8 @@ def gemm(
     *,
     alpha: float = 1.0,
     beta: float = 1.0,
-    transA: int = 0,  # noqa: N803 - ONNX's names
-    transB: int = 0,  # noqa: N803
+    transA: int = 0,
+    transB: int = 0,
 ) -> Annotated[Array, "...", N]:
     """`out = alpha * a @ b + beta * c` of two matrices, each transposed first if asked for.
 
@@ -69,7 +69,9 @@ def gemm(
 
 
 @gemm.shapes
-def _(a: TensorType, b: TensorType, c: TensorType | None = None, **attrs: Any) -> tuple[TensorType, ...]:  # noqa: ANN401, E501
+def _(
+    a: TensorType, b: TensorType, c: TensorType | None = None, **attrs: Any
+) -> tuple[TensorType, ...]:
     if a.shape is None or b.shape is None:
         return (TensorType(None, a.dtype),)
     rows, columns = a.shape[1 if attrs["transA"] else 0], b.shape[0 if attrs["transB"] else 1]

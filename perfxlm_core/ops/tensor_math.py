@@ -13,8 +13,8 @@ import numpy as np
 from perfxlm_core.ops.elementwise import erf as erf_float
 from perfxlm_core.ops.elementwise import sigmoid as sigmoid_float
 from perfxlm_core.ops.spec import Standard, op
-from perfxlm_core.ops.tensor_types import B, E, F, K, N, N2, broadcast_type, rounded
-from perfxlm_core.ops.types import DTypes, Array
+from perfxlm_core.ops.tensor_types import N2, B, E, F, K, N, broadcast_type, rounded
+from perfxlm_core.ops.types import Array, DTypes
 
 FLOAT_OR_SMALL = DTypes("S", (*F.allowed, *(n for n in E.allowed if n.startswith("float8"))))
 """Floats for which infinity and not-a-number are asked about."""
@@ -418,11 +418,11 @@ for _op in (
     bitwise_xor, bit_shift,
 ):  # fmt: skip
     _op.shapes(broadcast_type())
-for _op in (
+for _comparison in (
     equal, less, less_equal, greater, greater_equal, logical_and, logical_or, logical_xor,
 ):  # fmt: skip
-    _op.shapes(broadcast_type("bool"))
-for _op in (maximum, minimum, total, average):
-    _op.shapes(lambda inputs: broadcast_type()(*inputs))
+    _comparison.shapes(broadcast_type("bool"))
+for _several in (maximum, minimum, total, average):
+    _several.shapes(lambda inputs: broadcast_type()(*inputs))
 clip.shapes(lambda x, low=None, high=None: (x,))
 where.shapes(lambda condition, a, b: broadcast_type(a.dtype)(condition, a, b))

@@ -137,9 +137,7 @@ def batch_normalization(
 
 
 @op(onnx=Standard("InstanceNormalization", 22))
-def instance_normalization(
-    x: ARRAY, scale: ARRAY, bias: ARRAY, *, epsilon: float = 1e-5
-) -> ARRAY:
+def instance_normalization(x: ARRAY, scale: ARRAY, bias: ARRAY, *, epsilon: float = 1e-5) -> ARRAY:
     """Each channel of each sample by its own mean and variance.
 
     Source:

@@ -84,7 +84,12 @@ def linear_attention(
 
 
 def _per_head(
-    x: Any, batch: int, length: int, heads: int, needed: bool, name: str  # noqa: ANN401
+    x: Any,  # noqa: ANN401
+    batch: int,
+    length: int,
+    heads: int,
+    needed: bool,
+    name: str,
 ) -> np.ndarray | None:
     """A gate or rate as [batch, length, heads or 1, rows or 1]; None if the rule has none."""
     if not needed:
@@ -146,6 +151,4 @@ def causal_conv_with_state(
     return y.astype(kind), line[:, :, line.shape[2] - carried :].astype(kind)
 
 
-causal_conv_with_state.shapes(
-    lambda x, weight, *_, **__: (x, TensorType(None, x.dtype))
-)
+causal_conv_with_state.shapes(lambda x, weight, *_, **__: (x, TensorType(None, x.dtype)))

@@ -7,9 +7,9 @@ import numpy as np
 
 from perfxlm_core.ops.spec import Standard, TensorType, op
 from perfxlm_core.ops.tensor_types import (
-    F,
     I64,
     INDEX,
+    F,
     N,
     axes_of,
     axis_of,
@@ -83,7 +83,13 @@ def reduce_mean(
 
 
 def _extreme(
-    fn: Callable[..., Any], x: Any, axes: Any, keepdims: int, noop: int, *, largest: bool  # noqa: ANN401
+    fn: Callable[..., Any],
+    x: Any,  # noqa: ANN401
+    axes: Any,  # noqa: ANN401
+    keepdims: int,
+    noop: int,
+    *,
+    largest: bool,
 ) -> np.ndarray:
     v = np.asarray(x)
     if v.dtype == np.bool_:
@@ -201,7 +207,11 @@ for _op in (
 
 
 def _argument(
-    fn: Callable[..., Any], x: Any, axis: int, keepdims: int, last: int  # noqa: ANN401
+    fn: Callable[..., Any],
+    x: Any,  # noqa: ANN401
+    axis: int,
+    keepdims: int,
+    last: int,
 ) -> np.ndarray:
     v = np.asarray(x)
     axis = axis_of(axis, v.ndim)

@@ -7,9 +7,9 @@ import numpy as np
 
 from perfxlm_core.ops.spec import Standard, TensorType, op
 from perfxlm_core.ops.tensor_types import (
+    I64,
     INDEX,
     E,
-    I64,
     axes_of,
     axis_of,
     lengths_of,
@@ -276,7 +276,7 @@ def pad(
         cut[axis] = slice(max(-before, 0), v.shape[axis] - max(-after, 0))
     v = v[tuple(cut)]
     if mode != "constant":
-        return np.pad(v, widths, mode=mode)  # type: ignore[call-overload,no-any-return]
+        return np.pad(v, widths, mode=mode)  # type: ignore[call-overload]
     fill = np.zeros((), v.dtype) if value is None else np.asarray(value).reshape(())
     return np.pad(v, widths, constant_values=fill)
 

@@ -83,7 +83,8 @@ def broadcast_type(
 
 
 def rounded(
-    fn: Callable[..., np.ndarray[Any, Any]], *arrays: Any  # noqa: ANN401
+    fn: Callable[..., np.ndarray[Any, Any]],
+    *arrays: Any,  # noqa: ANN401
 ) -> np.ndarray[Any, Any]:
     """`fn` in float32 at least, its result rounded once to the dtype of the first array.
 

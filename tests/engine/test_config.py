@@ -37,9 +37,9 @@ def test_arguments_of_other_engines():
     refuse_others({name: values[0] for name, values in ONLY_DEFAULT.items()}, [])
     with pytest.raises(ArgumentError, match="tensor_parallel_size=2 is not supported"):
         refuse_others({"tensor_parallel_size": 2}, [])
-    with pytest.raises(TypeError, match="'max_model_length'; did you mean 'max_model_len'[?]"):
+    with pytest.raises(TypeError, match=r"'max_model_length'; did you mean 'max_model_len'[?]"):
         refuse_others({"max_model_length": 5}, ["max_model_len"])
-    with pytest.raises(TypeError, match="'zzzz'$"):
+    with pytest.raises(TypeError, match=r"'zzzz'$"):
         refuse_others({"zzzz": 5}, ["max_model_len"])
     assert not WITHOUT_EFFECT.keys() & ONLY_DEFAULT.keys()
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from perfxlm_core.engine.config import EngineConfig
 from perfxlm_core.engine.engine import Engine
 from perfxlm_core.engine.params import RequestOutputKind, SamplingParams
-from perfxlm_core.errors import ArgumentError, RequestError
+from perfxlm_core.errors import ArgumentError, PerfxlmError, RequestError
 
 from .numpy_model import NumpyModel, alone, logits_of
 from .toy_tokenizer import ToyTokenizer
@@ -359,6 +359,24 @@ def test_abort_ends_now_and_frees_everything():
     assert ids(run(engine)["b"]) == alone([1, 2, 3], 50)[0]
     assert engine.blocks.pool.num_free == engine.runner.num_blocks
     assert engine.stats().num_running == engine.stats().num_waiting == 0
+
+
+def test_a_step_interrupted_while_sampling_is_noticed(monkeypatch):
+    engine = make()
+    engine.add_request("x", [1, 2, 3], SamplingParams(max_tokens=5, **GREEDY))
+    sample = engine._sampler.sample
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine._sampler, "sample", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    monkeypatch.setattr(engine._sampler, "sample", sample)
+    with pytest.raises(PerfxlmError, match="1 requests cannot go on"):
+        engine.step()
+    assert len(engine.abort_request("x")) == 1
+    assert engine.step() == []
 
 
 def test_an_engine_without_a_tokenizer():

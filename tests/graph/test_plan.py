@@ -1,6 +1,5 @@
 """Plans: what they run equals the references, node by node, whatever runs it and wherever."""
 
-
 from typing import Annotated, Any
 
 import numpy as np
@@ -70,9 +69,7 @@ def evaluate(graph: Graph, feeds: dict[str, np.ndarray]) -> np.ndarray:
     for node in graph.nodes:
         attrs = dict(node.attrs)
         if node.op is ops.reshape:
-            attrs["shape"] = tuple(
-                d if isinstance(d, int) else -1 for d in node.outputs[0].shape
-            )
+            attrs["shape"] = tuple(d if isinstance(d, int) else -1 for d in node.outputs[0].shape)
         arguments = {
             n: v.array() if isinstance(v := get(i), Tensor) else v for n, i in node.inputs.items()
         }
@@ -92,7 +89,9 @@ def paged(device: Any, registry: Registry, cache_dtype: str = "float32") -> Plan
 
 
 @pytest.mark.parametrize("where", ["host", "remote"])
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_steps_equal_the_recipe_node_by_node(
     where: str, data: st.DataObject, registry: Registry, request: pytest.FixtureRequest
@@ -191,7 +190,9 @@ def test_rounding_is_allowed_beside_quantized_weights_only() -> None:
     assert [n.attrs["exact"] for n in g.nodes] == [False, True]
 
 
-def test_weights_are_decoded_where_no_kernel_takes_their_format(host: Any, registry: Registry) -> None:  # noqa: ANN401
+def test_weights_are_decoded_where_no_kernel_takes_their_format(
+    host: Any, registry: Registry
+) -> None:  # noqa: ANN401
     values = np.linspace(-1, 1, 4 * 32, dtype=np.float32).reshape(4, 32)
     blocks = FORMATS["q8_0"].quantize(values)
     quantized = Tensor("w", (4, 32), "q8_0", blocks.reshape(-1))

@@ -59,8 +59,10 @@ def check_errors_say_how_to_get_a_device() -> None:
 
 
 def check_no_framework_was_installed() -> None:
-    code = "import importlib.util as u; print(*[n for n in ('torch','transformers') if u.find_spec(n)])"
-    assert not python(code).split(), "pip install perfxlm brought a framework"
+    code = "from importlib.util import find_spec; print(*filter(find_spec, {}))"
+    assert not python(code.format(["torch", "transformers"])).split(), (
+        "pip install perfxlm brought a framework"
+    )
 
 
 if __name__ == "__main__":

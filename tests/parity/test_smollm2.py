@@ -45,7 +45,9 @@ def in_transformers(checkpoint):
     assert missing == ["lm_head.weight"]
     assert not unexpected
     model.tie_weights()
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its table was on the meta device
+    model.model.rotary_emb = type(model.model.rotary_emb)(
+        config
+    )  # its table was on the meta device
     return model.eval()
 
 

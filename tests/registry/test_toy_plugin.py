@@ -30,7 +30,7 @@ def test_it_is_small_and_sees_only_the_front_door():
 
 def test_it_is_found_beside_the_others(installed):
     said = perfxlm("plugins", folder=installed).stdout
-    assert "toy     perfxlm-toy 0.1.0  works  toy; 11 kernels" in said
+    assert "toy     perfxlm-toy 0.1.0  works  toy; 10 kernels" in said
     assert "cpu     perfxlm-cpu" in said
 
 

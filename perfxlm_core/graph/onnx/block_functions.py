@@ -26,35 +26,33 @@ if TYPE_CHECKING:
 DOMAIN = "ai.perfxlm"
 VERSION = 1
 
-_POWERS = ", ".join(repr(2.0 ** (max(e, 1) - 25)) for e in range(32))
+_SIGNED_POWERS = [2.0 ** (max(e, 1) - 25) for e in range(32)]
+_POWERS = ", ".join(repr(p) for p in (*_SIGNED_POWERS, *(-p for p in _SIGNED_POWERS)))
+_LEADS = ", ".join("1024.0" if i % 32 else "0.0" for i in range(64))
 _CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 _HALF = f"""
 Float16 (bytes) => (y) {{
-  wide = Cast <to = 6> (bytes)
-  places = Constant <value = int32[2] {{1, 256}}> ()
-  last = Constant <value_ints = [-1]> ()
-  parts = Mul (wide, places)
-  bits = ReduceSum <keepdims = 1> (parts, last)
-  thousand = Constant <value = int32[1] {{1024}}> ()
-  thirty_two = Constant <value = int32[1] {{32}}> ()
-  fraction = Mod (bits, thousand)
-  upper = Div (bits, thousand)
-  exponent = Mod (upper, thirty_two)
-  sign = Div (upper, thirty_two)
-  powers = Constant <value = float[32] {{{_POWERS}}}> ()
-  power = Gather <axis = 0> (powers, exponent)
-  zero = Constant <value = int32[1] {{0}}> ()
-  normal = Greater (exponent, zero)
-  lead = Where (normal, thousand, zero)
-  whole = Add (fraction, lead)
-  magnitude = Cast <to = 1> (whole)
-  size = Mul (magnitude, power)
-  negative = Equal (sign, zero)
-  minus = Neg (size)
-  y = Where (negative, size, minus)
+  low, high = Split <axis = -1, num_outputs = 2> (bytes)
+  two = Constant <value = uint8[1] {{2}}> ()
+  three = Constant <value = uint8[1] {{3}}> ()
+  top = BitShift <direction = "RIGHT"> (high, two)
+  index = Cast <to = 6> (top)
+  powers = Constant <value = float[64] {{{_POWERS}}}> ()
+  leads = Constant <value = float[64] {{{_LEADS}}}> ()
+  power = Gather <axis = 0> (powers, index)
+  lead = Gather <axis = 0> (leads, index)
+  rest = BitwiseAnd (high, three)
+  page = Constant <value = float[1] {{256.0}}> ()
+  rest_number = Cast <to = 1> (rest)
+  low_number = Cast <to = 1> (low)
+  pages = Mul (rest_number, page)
+  fraction = Add (pages, low_number)
+  mantissa = Add (lead, fraction)
+  y = Mul (mantissa, power)
 }}
 """
+"""Two bytes as the float16 that they are: sign and exponent look up a power of two."""
 
 
 def _piece(name: str, start: int, end: int) -> str:
@@ -65,8 +63,19 @@ def _piece(name: str, start: int, end: int) -> str:
 """
 
 
-def _scale(name: str, at: int) -> str:
-    return f"{_piece(f'{name}_bytes', at, at + 2)}  {name} = {DOMAIN}.Float16 ({name}_bytes)\n"
+def _scale(at: int) -> str:
+    return f"{_piece('scale_bytes', at, at + 2)}  d = {DOMAIN}.Float16 (scale_bytes)\n"
+
+
+_SCALE_AND_MINIMUM = f"""
+{_piece("scale_bytes", 0, 4)}
+  halves_of = Constant <value_ints = [-1, 2, 2]> ()
+  middle = Constant <value_ints = [2]> ()
+  scale_pairs = Reshape (scale_bytes, halves_of)
+  scale_numbers = {DOMAIN}.Float16 (scale_pairs)
+  scale_matrix = Squeeze (scale_numbers, middle)
+  d, m = Split <axis = 1, num_outputs = 2> (scale_matrix)
+"""
 
 
 _NIBBLES = """
@@ -172,9 +181,9 @@ _AFFINE_GROUPS = """
   late_minima = Add (third_high, second_worth)
   all_scales = Concat <axis = 1> (first_low, late_scales)
   all_minima = Concat <axis = 1> (second_low, late_minima)
-  scale_numbers = Cast <to = 1> (all_scales)
+  all_scale_numbers = Cast <to = 1> (all_scales)
   minimum_numbers = Cast <to = 1> (all_minima)
-  scales = Mul (scale_numbers, d)
+  scales = Mul (all_scale_numbers, d)
   minima = Mul (minimum_numbers, m)
   last = Constant <value_ints = [2]> ()
   each_scale = Unsqueeze (scales, last)
@@ -192,19 +201,19 @@ _AFFINE_GROUPS = """
 
 _BODIES: Mapping[str, str] = MappingProxyType(
     {
-        "q4_0": _scale("d", 0) + _piece("packed", 2, 18) + _NIBBLES + _CODES + _minus(8),
-        "q4_1": _scale("d", 0) + _scale("m", 2) + _piece("packed", 4, 20) + _NIBBLES + _CODES
+        "q4_0": _scale(0) + _piece("packed", 2, 18) + _NIBBLES + _CODES + _minus(8),
+        "q4_1": _SCALE_AND_MINIMUM + _piece("packed", 4, 20) + _NIBBLES + _CODES
         + _PLUS_MINIMUM,
-        "q5_0": _scale("d", 0) + _piece("fifths", 2, 6) + _piece("packed", 6, 22) + _NIBBLES
+        "q5_0": _scale(0) + _piece("fifths", 2, 6) + _piece("packed", 6, 22) + _NIBBLES
         + _FIFTH + _minus(16),
-        "q5_1": _scale("d", 0) + _scale("m", 2) + _piece("fifths", 4, 8) + _piece("packed", 8, 24)
+        "q5_1": _SCALE_AND_MINIMUM + _piece("fifths", 4, 8) + _piece("packed", 8, 24)
         + _NIBBLES + _FIFTH + _PLUS_MINIMUM,
-        "q8_0": _scale("d", 0) + _piece("packed", 2, 34) + _SIGNED,
-        "iq4_nl": _scale("d", 0) + _piece("packed", 2, 18) + _NIBBLES + _CODES + _LOOKUP,
-        "q4_k": _scale("d", 0) + _scale("m", 2) + _piece("first", 4, 8) + _piece("second", 8, 12)
+        "q8_0": _scale(0) + _piece("packed", 2, 34) + _SIGNED,
+        "iq4_nl": _scale(0) + _piece("packed", 2, 18) + _NIBBLES + _CODES + _LOOKUP,
+        "q4_k": _SCALE_AND_MINIMUM + _piece("first", 4, 8) + _piece("second", 8, 12)
         + _piece("third", 12, 16) + _piece("packed", 16, 144) + _NIBBLES + _AFFINE_GROUPS,
         "q6_k": _piece("packed", 0, 128) + _piece("upper", 128, 192) + _piece("scales", 192, 208)
-        + _scale("d", 208) + _NIBBLES + _SIX_BITS,
+        + _scale(208) + _NIBBLES + _SIX_BITS,
     }
 )  # fmt: skip
 """Format -> how `flat` [blocks, bytes] becomes `weights` [blocks, ...]."""

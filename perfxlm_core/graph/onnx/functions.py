@@ -49,7 +49,8 @@ def body_of(call: Call) -> FunctionProto:
     for name, attribute in schema.attributes.items():
         if attribute.default_value.name and name not in {a.name for a in body.attribute_proto}:
             body.attribute_proto.append(attribute.default_value)
-    return body
+    result: FunctionProto = body
+    return result
 
 
 def schema_of(call: Call) -> Any:  # noqa: ANN401

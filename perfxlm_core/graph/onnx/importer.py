@@ -19,7 +19,14 @@ from perfxlm_core.ops.spec import Op, TensorType
 from perfxlm_core.ops.types import Dim
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
+    from onnx import (
+        AttributeProto,
+        FunctionProto,
+        GraphProto,
+        ModelProto,
+        NodeProto,
+        ValueInfoProto,
+    )
 
 FOLD_LIMIT = 4096
 """Constants of up to this many elements together are calculated with while the model is read."""
@@ -194,7 +201,9 @@ class Importer:
             raise GraphError(f"the model has more than {NODE_LIMIT} nodes once it is expanded")
         node.outputs = tuple(self.built.value(f"{op.name}", t) for t in types)
         self.built.nodes.append(node)
-        return node.outputs[0] if len(op.outputs) == 1 and not op.outputs[0].variadic else node.outputs
+        return (
+            node.outputs[0] if len(op.outputs) == 1 and not op.outputs[0].variadic else node.outputs
+        )
 
     def _fold(self, node: Node, known: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401
         try:
@@ -219,9 +228,7 @@ class Importer:
             names = list(proto.output)
             if len(results) < len([n for n in names if n]) and any(names[len(results) :]):
                 raise GraphError(f"{call.name} has more outputs than it gives: {names}")
-            scope.values.update(
-                {n: r for n, r in zip(names, results, strict=False) if n}
-            )
+            scope.values.update({n: r for n, r in zip(names, results, strict=False) if n})
 
     def _call(self, proto: NodeProto, scope: Scope) -> Call:
         domain = "" if proto.domain == "ai.onnx" else proto.domain

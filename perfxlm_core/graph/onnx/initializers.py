@@ -33,9 +33,7 @@ DTYPES: Mapping[int, str] = MappingProxyType(
 )  # fmt: skip
 """ONNX's number of an element type -> our dtype name."""
 CODES: Mapping[str, int] = MappingProxyType({name: code for code, name in DTYPES.items()})
-_PACKED_BITS = MappingProxyType(
-    {"uint4": 4, "int4": 4, "float4_e2m1fn": 4, "uint2": 2, "int2": 2}
-)
+_PACKED_BITS = MappingProxyType({"uint4": 4, "int4": 4, "float4_e2m1fn": 4, "uint2": 2, "int2": 2})
 """Dtypes that a file stores several to a byte."""
 
 

@@ -54,6 +54,7 @@ class Lowering:
         self.formats: set[str] = set()
         self.caches: list[Node] = []
         self.decoded: list[str] = []
+        self.shapes: dict[str, tuple[str | int, ...]] = {}
         self.opset = BATCHED[any(n.attrs.get("window") is not None for n in graph.nodes)]
         self._names: dict[Value, str] = {}
         self._made: dict[str, str] = {}
@@ -74,6 +75,11 @@ class Lowering:
             rule(self, node)
         return self.name(self.graph.outputs[0])
 
+    def give(self, value: Value, name: str) -> None:
+        """Call a node's output `name` in the file."""
+        self._names[value] = name
+        self.shapes[name] = ("batch", "sequence", prod(value.shape[1:]))
+
     def name(self, value: Value) -> str:
         """What a value is called in the file."""
         if value in self._names:
@@ -85,19 +91,21 @@ class Lowering:
 
     def emit(
         self, kind: str, inputs: list[str], output: str, domain: str = "", **attrs: Any
-    ) -> str:  # noqa: ANN401
+    ) -> str:
         """Add a node of one output; returns its name."""
         self.node(kind, inputs, [output], domain, **attrs)
         return output
 
     def node(
         self, kind: str, inputs: list[str], outputs: list[str], domain: str = "", **attrs: Any
-    ) -> None:  # noqa: ANN401
+    ) -> None:
         """Add a node."""
         from onnx import helper
 
         given = {k: v for k, v in attrs.items() if v is not None}
-        self.nodes.append(helper.make_node(kind, inputs, outputs, outputs[0], domain=domain, **given))
+        self.nodes.append(
+            helper.make_node(kind, inputs, outputs, outputs[0], domain=domain, **given)
+        )
 
     def once(self, key: str, make: Callable[[], str]) -> str:
         """The name that `make` gives, made at the first call with this key."""
@@ -140,9 +148,7 @@ class Lowering:
         if self.form == "quantized":
             self.formats.add(tensor.format)
             blocks = self.add(name, tensor)
-            dense = self.emit(
-                f"Dequantize_{tensor.format}", [blocks], f"{name}.decoded", DOMAIN
-            )
+            dense = self.emit(f"Dequantize_{tensor.format}", [blocks], f"{name}.decoded", DOMAIN)
         else:
             dense = self._dequantize_linear(name, tensor)
         return dense if self.graph.dtype == "float32" else self.cast(dense, self.graph.dtype)
@@ -177,7 +183,7 @@ def constant(value: Value) -> Tensor:
 
 
 def _give(low: Lowering, node: Node, name: str) -> None:
-    low._names[node.outputs[0]] = name
+    low.give(node.outputs[0], name)
 
 
 def _out(node: Node) -> str:
@@ -237,7 +243,9 @@ def _rotary_table(low: Lowering, node: Node) -> None:
         if factor != 1:
             scale = low.number(factor, "float32")
             name = low.emit("Mul", [name, scale], f"{value.name}.scaled")
-        low._names[value] = name if low.graph.dtype == "float32" else low.cast(name, low.graph.dtype)
+        if low.graph.dtype != "float32":
+            name = low.cast(name, low.graph.dtype)
+        low.give(value, name)
 
 
 def _rotary_embedding(low: Lowering, node: Node) -> None:

@@ -144,7 +144,16 @@ def _model(graph: Graph, low: Lowering, logits: str) -> ModelProto:
         imports.append(helper.make_opsetid(DOMAIN, VERSION))
     return helper.make_model(
         helper.make_graph(
-            low.nodes, "model", inputs, outputs, initializer=list(low.initializers.values())
+            low.nodes,
+            "model",
+            inputs,
+            outputs,
+            initializer=list(low.initializers.values()),
+            value_info=[
+                _info(n, dtype, shape)
+                for n, shape in low.shapes.items()
+                if n not in ("input_ids", "position_ids")
+            ],
         ),
         producer_name="perfxlm",
         opset_imports=imports,

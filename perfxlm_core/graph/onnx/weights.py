@@ -20,7 +20,7 @@ FORMS = ("quantized", "standard", "dequantized")
 """What becomes of quantized weights; see `save_onnx`."""
 STANDARD = ("q4_0", "q4_1", "q8_0")
 """Formats that DequantizeLinear can express without loss."""
-INLINE_BYTES = 1 << 16
+INLINE_BYTES = 1 << 10
 """Constants up to this size that lie in no file stand in the model itself."""
 _ALIGNMENT = 64
 
@@ -135,7 +135,7 @@ def _proto(
 
 def packed(name: str, dtype: str, codes: np.ndarray[Any, Any], files: WeightFiles) -> TensorProto:
     """Codes of four bits, two to a byte, or of eight; `codes` in their logical shape."""
-    flat = codes.reshape(-1).astype(np.uint8)
+    flat: np.ndarray[Any, Any] = codes.reshape(-1).astype(np.uint8)
     if dtype in ("int4", "uint4"):
         flat = (flat[0::2] & 15) | (flat[1::2] & 15) << 4
     return _proto(name, dtype, codes.shape, flat, None, files)
@@ -159,7 +159,9 @@ def blocks_of(tensor: Tensor) -> tuple[np.ndarray[Any, Any], ...]:
     if tensor.format == "q8_0":
         return blocks[:, 2:].view(np.int8).reshape(tensor.shape), half(0)
     bytes_ = blocks[:, 2 + 2 * form.has_min :]
-    codes = np.concatenate([bytes_ & 15, bytes_ >> 4], axis=1).reshape(tensor.shape)
+    codes: np.ndarray[Any, Any] = np.concatenate([bytes_ & 15, bytes_ >> 4], axis=1).reshape(
+        tensor.shape
+    )
     if form.has_min:
         return codes, half(0), half(2)
     return codes.astype(np.int8) - np.int8(8), half(0)

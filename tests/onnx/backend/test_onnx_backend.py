@@ -67,9 +67,7 @@ def check(case):
         want = [array(v) for v in expected]
         half = any(isinstance(w, np.ndarray) and w.dtype == ml_dtypes.bfloat16 for w in want)
         have = interpret(graph, feeds)
-        Runner.assert_similar_outputs(
-            want, have, rtol=2**-6 if half else case.rtol, atol=case.atol
-        )
+        Runner.assert_similar_outputs(want, have, rtol=2**-6 if half else case.rtol, atol=case.atol)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,19 +1,21 @@
-// Kernels that treat each element by itself: out, a, b or null | elements | | two parameters
+// Kernels that treat each element by itself:
+// out [rows, width], a, b or null | rows | width | two parameters
 #pragma once
 
 #include "rows.h"
 
 namespace perfxlm::PERFXLM_VARIANT {
 
-// Applies `value(a, b)`; threads take contiguous shares of at least a few cache lines.
+// Applies `value(a, b)`.
 template <class Value>
 inline void each(const Call& c, const Worker& w, Value value) {
   float* out = c.at<float>(0);
   const float *a = c.at<float>(1), *b = c.at<float>(2);
-  const Range mine = share(c.sizes[0], 256, w.id, w.count);
-  fill(out + mine.begin, mine.end - mine.begin, [=](int64_t i, int64_t n) {
-    const F second = b == nullptr ? F{} : load_lanes(b + mine.begin, i, n);
-    return value(load_lanes(a + mine.begin, i, n), second);
+  const Range mine = share(c.sizes[0], 1, w.id, w.count);
+  const int64_t first = mine.begin * c.ints[0];
+  fill(out + first, mine.end * c.ints[0] - first, [=](int64_t i, int64_t n) {
+    const F second = b == nullptr ? F{} : load_lanes(b + first, i, n);
+    return value(load_lanes(a + first, i, n), second);
   });
 }
 

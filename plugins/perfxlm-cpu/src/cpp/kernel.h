@@ -37,9 +37,14 @@ struct Call {
 
 using Kernel = void (*)(const Call&, const Worker&);
 
+// How a kernel shares its work. By rows: worker `share(sizes[0], 1, id, count)`, and row r of every
+// operand that other nodes write or read is touched by the worker that has row r, and no other.
+enum class Split { kByRows, kOther };
+
 struct Entry {
   const char* name;
   Kernel kernel;
+  Split split;
 };
 
 // Repacks rows of a quantized weight into the tiles of `linear_int8`; see linear_int8.h.

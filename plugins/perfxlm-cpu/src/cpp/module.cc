@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
@@ -72,18 +73,24 @@ NB_MODULE(_native, m) {
       .def("reserve", &Pool::reserve, "private_bytes"_a, "shared_bytes"_a = 0,
            "Make each thread's workspace, and the common one, at least this large.");
 
-  nb::class_<Node>(m, "Node", "A kernel's name and its arguments; sizes are (offset, terms).")
+  using Terms = std::pair<int64_t, std::vector<std::pair<std::string, int64_t>>>;
+  nb::class_<Node>(m, "Node",
+                   "A kernel's name and its arguments. Sizes are (offset, [(symbol, count)]); "
+                   "accesses are (address, size in bytes, whether it writes).")
       .def(
           "__init__",
           [](Node* self, std::string kernel, std::vector<uintptr_t> pointers,
-             const std::vector<std::pair<int64_t, std::vector<std::pair<std::string, int64_t>>>>&
-                 sizes,
-             std::vector<int64_t> ints, const std::vector<double>& floats) {
+             const std::vector<Terms>& sizes, std::vector<int64_t> ints,
+             const std::vector<double>& floats,
+             const std::vector<std::tuple<uintptr_t, Terms, bool>>& accesses) {
             new (self) Node{std::move(kernel), std::move(pointers), {}, std::move(ints),
-                            {floats.begin(), floats.end()}};
+                            {floats.begin(), floats.end()}, {}};
             for (const auto& [offset, terms] : sizes) self->sizes.push_back({offset, terms});
+            for (const auto& [address, bytes, writes] : accesses) {
+              self->accesses.push_back({address, {bytes.first, bytes.second}, writes});
+            }
           },
-          "kernel"_a, "pointers"_a, "sizes"_a, "ints"_a, "floats"_a)
+          "kernel"_a, "pointers"_a, "sizes"_a, "ints"_a, "floats"_a, "accesses"_a)
       .def_ro("kernel", &Node::kernel);
 
   nb::class_<Program>(m, "Program", "Nodes that run one after the other in one call.")
@@ -96,6 +103,8 @@ NB_MODULE(_native, m) {
             new (self) Program(pool, variant_called(variant), copies, symbols);
           },
           "pool"_a, "variant"_a, "nodes"_a, "symbols"_a, nb::keep_alive<1, 2>())
+      .def_prop_ro("barriers", &Program::barriers,
+                   "Waits of all threads for one another in the last run.")
       .def("run", &run, "Run with these sizes of the symbols. Other Python threads go on.");
 
   m.def("supported_variants", &supported_variants,

@@ -16,6 +16,13 @@ struct Size {
   std::vector<std::pair<std::string, int64_t>> terms;
 };
 
+// Memory that a node touches and that other nodes may write.
+struct Access {
+  uintptr_t address;
+  Size bytes;
+  bool writes;
+};
+
 // What `bind` made of a node: a kernel's name and its arguments.
 struct Node {
   std::string kernel;
@@ -23,6 +30,7 @@ struct Node {
   std::vector<Size> sizes;
   std::vector<int64_t> ints;
   std::vector<float> floats;
+  std::vector<Access> accesses;
 };
 
 class Program {
@@ -31,18 +39,28 @@ class Program {
   Program(Pool& pool, const Variant& variant, const std::vector<Node>& nodes,
           const std::vector<std::string>& symbols);
 
-  size_t symbols() const { return symbols_; }
+  size_t symbols() const { return symbols_.size(); }
+
+  // Waits of all threads for one another in the last run.
+  int barriers() const;
 
   // `values` are the sizes of the symbols. Allocates nothing.
   void run(const int64_t* values);
 
  private:
+  struct Region {
+    uintptr_t begin;
+    int64_t bytes;
+    bool writes;
+  };
   struct Step {
-    Kernel kernel;
+    const Entry* entry;
     std::vector<void*> pointers;
     std::vector<int64_t> sizes, ints;
     std::vector<float> floats;
+    std::vector<Region> regions;
     Call call;
+    bool waits;  // for all threads to finish what came before
   };
   struct Term {
     int64_t* target;
@@ -50,12 +68,17 @@ class Program {
     std::vector<std::pair<size_t, int64_t>> factors;
   };
 
+  void add_term(const Size& size, int64_t* target);
   void resize(const int64_t* values);
+  void place_barriers();
+  static bool disturbs(const Step& first, const Step& second);
   static void walk(const void* program, const Worker& worker);
 
   Pool& pool_;
   std::mutex mutex_;
-  const size_t symbols_;
+  const std::vector<std::string> symbols_;
+  std::vector<int64_t> values_;  // of the symbols, when sizes and barriers were last computed
+  bool sized_ = false;
   std::vector<Step> steps_;
   std::vector<Term> terms_;
 };

@@ -12,8 +12,8 @@ inline void rotary_table(const Call& c, const Worker& w) {
   const int32_t* positions = c.at<int32_t>(2);
   const float* inverse = c.at<float>(3);
   const int64_t half = c.ints[0];
-  const Range mine = share(c.sizes[0] * half, 16, w.id, w.count);
-  for (int64_t i = mine.begin; i < mine.end; ++i) {
+  const Range mine = share(c.sizes[0], 1, w.id, w.count);
+  for (int64_t i = mine.begin * half; i < mine.end * half; ++i) {
     const float angle = (float)positions[i / half] * inverse[i % half];
     c.at<float>(0)[i] = (float)std::cos((double)angle) * c.floats[0];
     c.at<float>(1)[i] = (float)std::sin((double)angle) * c.floats[0];

@@ -71,9 +71,9 @@ const Variant* find_variant(std::string_view name) {
   return nullptr;
 }
 
-Kernel find_kernel(const Variant& variant, std::string_view name) {
+const Entry* find_kernel(const Variant& variant, std::string_view name) {
   for (size_t i = 0; i < variant.count; ++i) {
-    if (name == variant.entries[i].name) return variant.entries[i].kernel;
+    if (name == variant.entries[i].name) return &variant.entries[i];
   }
   return nullptr;
 }

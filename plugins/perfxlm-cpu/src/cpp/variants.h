@@ -16,6 +16,6 @@ std::vector<std::string> supported_variants();
 const Variant* find_variant(std::string_view name);
 
 // The kernel called `name`; null if there is none.
-Kernel find_kernel(const Variant& variant, std::string_view name);
+const Entry* find_kernel(const Variant& variant, std::string_view name);
 
 }  // namespace perfxlm

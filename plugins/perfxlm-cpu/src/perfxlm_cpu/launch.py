@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perfxlm_core.plugin import Dim, Launch, Operand, PluginError, Program, Site, Tensor
+from perfxlm_core.plugin import (
+    Dim,
+    Launch,
+    Operand,
+    PluginError,
+    Program,
+    Site,
+    Tensor,
+    itemsize,
+)
 from perfxlm_cpu import _native
 
 if TYPE_CHECKING:
@@ -64,10 +73,39 @@ def launch(
         raise PluginError(f"{site.op.name}: bound to {site.device.name}, which is not a cpu device")
     keep: list[Any] = []
     addresses = [_address(site, p, keep) for p in pointers]
-    terms = [(d.offset, list(d.terms)) if isinstance(d, Dim) else (d, []) for d in sizes]
-    symbols = sorted({name for _, parts in terms for name, _ in parts})
-    node = _native.Node(kernel, addresses, terms, list(ints), list(floats))
+    accesses = [(a, *_extent(site, p)) for a, p in zip(addresses, pointers, strict=True)]
+    node = _native.Node(
+        kernel,
+        addresses,
+        [_terms(size) for size in sizes],
+        list(ints),
+        list(floats),
+        [a for a in accesses if a[1] != (0, [])],
+    )
+    lengths = [*sizes, *(d for p in pointers for d in _placed_shape(site, p))]
+    symbols = sorted({n for d in lengths if isinstance(d, Dim) for n, _ in d.terms})
     return NativeLaunch(site.device, node, keep, symbols)
+
+
+def _terms(length: Length) -> tuple[int, list[tuple[str, int]]]:
+    return (length.offset, list(length.terms)) if isinstance(length, Dim) else (length, [])
+
+
+def _placed_shape(site: Site, pointer: str | np.ndarray | None) -> tuple[Length, ...]:
+    found = site.operands.get(pointer) if isinstance(pointer, str) else None
+    return tuple(found.shape) if isinstance(found, Operand) else ()
+
+
+def _extent(
+    site: Site, pointer: str | np.ndarray | None
+) -> tuple[tuple[int, list[tuple[str, int]]], bool]:
+    """Bytes of a placed operand, and whether the node writes it; no bytes for constants."""
+    found = site.operands.get(pointer) if isinstance(pointer, str) else None
+    if not isinstance(found, Operand):
+        return (0, []), False
+    written = {*site.op.updates, *(out.name for out in site.op.outputs)}
+    nbytes = count([*found.shape, itemsize(found.dtype)])
+    return _terms(nbytes), pointer in written
 
 
 def _address(site: Site, pointer: str | np.ndarray | None, keep: list[Any]) -> int:
@@ -105,10 +143,16 @@ def constant(site: Site, name: str, axis: int) -> int:
 
 def count(shape: Sequence[Length]) -> Length:
     """Number of elements."""
-    total: Any = 1
+    total: Length = 1
     for length in shape:
-        total = length * total if isinstance(length, Dim) else total * length
-    return total  # type: ignore[no-any-return]
+        total = total * length if isinstance(length, int) else length * _constant_factor(total)
+    return total
+
+
+def _constant_factor(length: Length) -> int:
+    if isinstance(length, Dim):
+        raise PluginError(f"a shape has two dimensions that change, one of them {length}")
+    return length
 
 
 def native_program(launches: Sequence[NativeLaunch], symbols: Sequence[str]) -> Program:

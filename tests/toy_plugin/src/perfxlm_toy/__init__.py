@@ -1,6 +1,6 @@
 """A device in NumPy: what the smallest plugin looks like that runs a Llama from end to end.
 
-Eleven kernels, each a plain function that writes into `out`. Weights of quantized formats are
+Ten kernels, each a plain function that writes into `out`. Weights of quantized formats are
 not taken, so the core decodes them when the model is loaded.
 """
 
@@ -78,11 +78,6 @@ def add(out, a, b):
     np.add(a, b, out=out)
 
 
-@kernels.implements(ops.mul)
-def mul(out, a, b):
-    np.multiply(a, b, out=out)
-
-
 @kernels.implements(ops.silu_and_mul)
 def silu_and_mul(out, gate, up):
     np.multiply(gate * up, 1 / (1 + np.exp(-np.clip(gate, -80, None))), out=out)
@@ -119,12 +114,11 @@ def store_kv(k, v, k_cache, v_cache, slot_mapping):
     k_cache[place], v_cache[place] = k, v
 
 
-@kernels.implements(
-    ops.paged_attention, when=lambda d, a: a.window is None and a.soft_cap is None
-)
+@kernels.implements(ops.paged_attention, when=lambda d, a: not (a.window or a.soft_cap))
 def paged_attention(
-    out, q, k_cache, v_cache, block_tables, seq_lens, query_starts, sinks, *, scale, window, soft_cap
-):
+    out, q, k_cache, v_cache, block_tables, seq_lens, query_starts, sinks,
+    *, scale, window, soft_cap,
+):  # fmt: skip
     group = q.shape[1] // k_cache.shape[2]
     for s, length in enumerate(seq_lens):
         rows = slice(query_starts[s], query_starts[s + 1])

@@ -9,58 +9,55 @@ from perfxlm_cpu.launch import count, launch, shape_of
 @kernels.binds(ops.add, dtypes=ACTIVATIONS)
 def add(site: Site) -> Launch:
     """Sum of two."""
-    return launch(site, "add", ["out", "a", "b"], [count(shape_of(site, "a"))])
+    return _elements(site, "add", "a", "b")
 
 
 @kernels.binds(ops.mul, dtypes=ACTIVATIONS)
 def mul(site: Site) -> Launch:
     """Product of two."""
-    return launch(site, "mul", ["out", "a", "b"], [count(shape_of(site, "a"))])
+    return _elements(site, "mul", "a", "b")
 
 
 @kernels.binds(ops.scale, dtypes=ACTIVATIONS)
 def scale(site: Site) -> Launch:
     """Multiplied by a constant, and another added."""
-    return _unary(site, "scale", site.attrs.factor, site.attrs.offset)
+    return _elements(site, "scale", "x", None, site.attrs.factor, site.attrs.offset)
 
 
 @kernels.binds(ops.soft_cap, dtypes=ACTIVATIONS)
 def soft_cap(site: Site) -> Launch:
     """Bounded by a hyperbolic tangent."""
-    return _unary(site, "soft_cap", site.attrs.cap)
+    return _elements(site, "soft_cap", "x", None, site.attrs.cap)
 
 
 @kernels.binds(ops.silu, dtypes=ACTIVATIONS)
 def silu(site: Site) -> Launch:
     """Sigmoid linear unit."""
-    return _unary(site, "silu")
+    return _elements(site, "silu", "x", None)
 
 
 @kernels.binds(ops.gelu, dtypes=ACTIVATIONS)
 def gelu(site: Site) -> Launch:
     """Gaussian error linear unit, exact or by tanh."""
-    return _unary(site, _gelu_form(site, "gelu"))
+    return _elements(site, _gelu_form(site, "gelu"), "x", None)
 
 
 @kernels.binds(ops.silu_and_mul, dtypes=ACTIVATIONS)
 def silu_and_mul(site: Site) -> Launch:
     """The gate of SwiGLU."""
-    return _gate(site, "silu_and_mul")
+    return _elements(site, "silu_and_mul", "gate", "up")
 
 
 @kernels.binds(ops.gelu_and_mul, dtypes=ACTIVATIONS)
 def gelu_and_mul(site: Site) -> Launch:
     """The gate of GEGLU."""
-    return _gate(site, _gelu_form(site, "gelu_and_mul"))
+    return _elements(site, _gelu_form(site, "gelu_and_mul"), "gate", "up")
 
 
-def _unary(site: Site, kernel: str, *parameters: float) -> Launch:
-    elements = count(shape_of(site, "x"))
-    return launch(site, kernel, ["out", "x", None], [elements], floats=parameters)
-
-
-def _gate(site: Site, kernel: str) -> Launch:
-    return launch(site, kernel, ["out", "gate", "up"], [count(shape_of(site, "gate"))])
+def _elements(site: Site, kernel: str, first: str, second: str | None, *floats: float) -> Launch:
+    shape = shape_of(site, first)
+    *lead, width = shape if shape and isinstance(shape[-1], int) else (*shape, 1)
+    return launch(site, kernel, ["out", first, second], [count(lead)], [width], floats)
 
 
 def _gelu_form(site: Site, kernel: str) -> str:

@@ -1,0 +1,27 @@
+"""Runs `perfxlm` as users do: in its own process."""
+
+import os
+import subprocess
+import sys
+
+COMMAND = (
+    sys.executable, "-c",
+    "import sys; from perfxlm_core.cli import main; sys.argv[0] = 'perfxlm'; sys.exit(main())",
+)  # fmt: skip
+SHORT = ("--temperature", "0", "--max-model-len", "512")
+
+
+def perfxlm(*arguments, stdin="", **environment):
+    """The finished process."""
+    return subprocess.run(
+        [*COMMAND, *arguments], input=stdin, capture_output=True, text=True, check=False,
+        timeout=120, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def start(*arguments, **environment):
+    """The running process, with pipes."""
+    return subprocess.Popen(
+        [*COMMAND, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
+    )  # fmt: skip
