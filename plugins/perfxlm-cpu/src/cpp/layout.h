@@ -34,9 +34,12 @@ constexpr int64_t packed_bytes(int kind, int64_t rows, int64_t columns) {
   return (rows + kTileRows - 1) / kTileRows * (columns / 32) * tile_block_bytes(kind);
 }
 
-// Bytes of a thread's workspace: codes, scale and sum of each block of 32 activations.
+// Bytes of 32 rounded activations: codes, scale, sum and flag, twice for those with outliers.
+constexpr int kColumnBytes = 2 * 44;
+
+// Bytes of a thread's workspace.
 constexpr int64_t linear_int8_workspace(int64_t columns) {
-  return kChunkTokens * (columns / 32) * 40;
+  return kChunkTokens * (columns / 32) * kColumnBytes;
 }
 
 }  // namespace perfxlm
