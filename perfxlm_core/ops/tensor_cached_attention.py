@@ -74,7 +74,7 @@ def group_query_attention(
         do_rotary: rotate queries and keys first.
 
     Raises:
-        ValueError: heads do not divide the widths.
+        ValueError: heads do not divide the widths, or there is nothing to rotate by.
 
     Source:
         com.microsoft GroupQueryAttention-1 of ONNX Runtime.
@@ -90,6 +90,8 @@ def group_query_attention(
     ends = np.asarray(last_positions).reshape(-1).astype(np.int64) + 1
     starts = np.zeros_like(ends) if count == total else ends - count
     if do_rotary:
+        if cos is None or sin is None:
+            raise ValueError("do_rotary=1 needs cosines and sines")
         where = starts[:, None] + np.arange(count) if position_ids is None else position_ids
         queries, keys = (
             np.asarray(rotary_positions.fn(x, cos, sin, where, interleaved=rotary_interleaved))

@@ -1,4 +1,4 @@
-"""Arithmetic, comparison, logic and bits, elementwise, shapes broadcast as NumPy does.
+"""Arithmetic, elementwise, shapes broadcast as NumPy does.
 
 Floats of 16 bits are calculated with in float32 and rounded once. Where NumPy has a name for the
 function, it is the name here.
@@ -15,9 +15,6 @@ from perfxlm_core.ops.elementwise import sigmoid as sigmoid_float
 from perfxlm_core.ops.spec import Standard, op
 from perfxlm_core.ops.tensor_types import N2, B, E, F, K, N, broadcast_type, rounded
 from perfxlm_core.ops.types import Array, DTypes
-
-FLOAT_OR_SMALL = DTypes("S", (*F.allowed, *(n for n in E.allowed if n.startswith("float8"))))
-"""Floats for which infinity and not-a-number are asked about."""
 
 NUMBER = Annotated[Array, "*shape", N]
 FLOAT = Annotated[Array, "*shape", F]
@@ -185,60 +182,25 @@ def swiglu(gate: FLOAT, up: FLOAT, *, alpha: float = 1.0) -> FLOAT:
     return rounded(lambda g, u: g * sigmoid_float(g.dtype.type(alpha) * g) * u, gate, up)
 
 
-@op(onnx=Standard("IsNaN", 20))
-def isnan(x: Annotated[Array, "*shape", FLOAT_OR_SMALL]) -> Annotated[Array, "*shape", B]:
-    """Whether each element is not a number. Source: ONNX IsNaN-20."""
-    return np.isnan(np.asarray(x))
-
-
-@op(onnx=Standard("IsInf", 20))
-def isinf(
-    x: Annotated[Array, "*shape", FLOAT_OR_SMALL],
-    *,
-    detect_negative: int = 1,
-    detect_positive: int = 1,
-) -> Annotated[Array, "*shape", B]:
-    """Whether each element is an infinity of a sign asked for. Source: ONNX IsInf-20."""
-    v = np.asarray(x)
-    found = np.isinf(v)
-    v = v.astype(np.float32) if v.dtype.kind == "V" else v
-    return found & (((v < 0) & bool(detect_negative)) | ((v > 0) & bool(detect_positive)))
-
-
-@op(onnx=Standard("Not", 1))
-def logical_not(x: Annotated[Array, "*shape", B]) -> Annotated[Array, "*shape", B]:
-    """True where `x` is false. Source: ONNX Not-1."""
-    return np.logical_not(np.asarray(x))
-
-
-@op(onnx=Standard("BitwiseNot", 18))
-def bitwise_invert(x: Annotated[Array, "*shape", K]) -> Annotated[Array, "*shape", K]:
-    """Every bit turned over. Source: ONNX BitwiseNot-18."""
-    return np.invert(np.asarray(x))
-
-
 # Two inputs, broadcast
 
-LEFT = Annotated[Array, "...", N]
-LOGICAL = Annotated[Array, "...", B]
-BITS = Annotated[Array, "...", K]
-ANYTHING = Annotated[Array, "...", E]
+NUMBERS = Annotated[Array, "...", N]
 
 
 @op(onnx=Standard("Add", 14))
-def broadcast_add(a: LEFT, b: LEFT) -> LEFT:
+def broadcast_add(a: NUMBERS, b: NUMBERS) -> NUMBERS:
     """`out = a + b`. Source: ONNX Add-14."""
     return rounded(np.add, a, b)
 
 
 @op(onnx=Standard("Sub", 14))
-def subtract(a: LEFT, b: LEFT) -> LEFT:
+def subtract(a: NUMBERS, b: NUMBERS) -> NUMBERS:
     """`out = a - b`. Source: ONNX Sub-14."""
     return rounded(np.subtract, a, b)
 
 
 @op(onnx=Standard("Mul", 14))
-def multiply(a: LEFT, b: LEFT) -> LEFT:
+def multiply(a: NUMBERS, b: NUMBERS) -> NUMBERS:
     """`out = a * b`. Source: ONNX Mul-14."""
     return rounded(np.multiply, a, b)
 
@@ -251,13 +213,13 @@ def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 @op(onnx=Standard("Div", 14))
-def divide(a: LEFT, b: LEFT) -> LEFT:
+def divide(a: NUMBERS, b: NUMBERS) -> NUMBERS:
     """`out = a / b`; of whole numbers, rounded toward zero. Source: ONNX Div-14."""
     return rounded(_quotient, a, b)
 
 
 @op(onnx=Standard("Mod", 28))
-def remainder(a: LEFT, b: LEFT, *, fmod: int = 0) -> LEFT:
+def remainder(a: NUMBERS, b: NUMBERS, *, fmod: int = 0) -> NUMBERS:
     """What division leaves: the divisor's sign, or the dividend's with `fmod`.
 
     Source:
@@ -267,7 +229,7 @@ def remainder(a: LEFT, b: LEFT, *, fmod: int = 0) -> LEFT:
 
 
 @op(onnx=Standard("Pow", 15))
-def power(x: Annotated[Array, "...", N], y: Annotated[Array, "...", N2]) -> LEFT:
+def power(x: Annotated[Array, "...", N], y: Annotated[Array, "...", N2]) -> NUMBERS:
     """`out = x ** y` in the dtype of `x`. Source: ONNX Pow-15."""
     with np.errstate(all="ignore"):
         base, exponent = np.asarray(x), np.asarray(y)
@@ -280,99 +242,17 @@ def power(x: Annotated[Array, "...", N], y: Annotated[Array, "...", N2]) -> LEFT
         return np.power(base, exponent).astype(np.asarray(x).dtype)
 
 
-@op(onnx=Standard("Equal", 19))
-def equal(a: ANYTHING, b: ANYTHING) -> LOGICAL:
-    """`out = a == b`. Source: ONNX Equal-19."""
-    return np.equal(np.asarray(a), np.asarray(b))
-
-
-@op(onnx=Standard("Less", 13))
-def less(a: LEFT, b: LEFT) -> LOGICAL:
-    """`out = a < b`. Source: ONNX Less-13."""
-    return np.less(np.asarray(a), np.asarray(b))
-
-
-@op(onnx=Standard("LessOrEqual", 16))
-def less_equal(a: LEFT, b: LEFT) -> LOGICAL:
-    """`out = a <= b`. Source: ONNX LessOrEqual-16."""
-    return np.less_equal(np.asarray(a), np.asarray(b))
-
-
-@op(onnx=Standard("Greater", 13))
-def greater(a: LEFT, b: LEFT) -> LOGICAL:
-    """`out = a > b`. Source: ONNX Greater-13."""
-    return np.greater(np.asarray(a), np.asarray(b))
-
-
-@op(onnx=Standard("GreaterOrEqual", 16))
-def greater_equal(a: LEFT, b: LEFT) -> LOGICAL:
-    """`out = a >= b`. Source: ONNX GreaterOrEqual-16."""
-    return np.greater_equal(np.asarray(a), np.asarray(b))
-
-
-@op(onnx=Standard("And", 7))
-def logical_and(a: LOGICAL, b: LOGICAL) -> LOGICAL:
-    """True where both are. Source: ONNX And-7."""
-    return np.logical_and(np.asarray(a), np.asarray(b))
-
-
-@op(onnx=Standard("Or", 7))
-def logical_or(a: LOGICAL, b: LOGICAL) -> LOGICAL:
-    """True where one is. Source: ONNX Or-7."""
-    return np.logical_or(np.asarray(a), np.asarray(b))
-
-
-@op(onnx=Standard("Xor", 7))
-def logical_xor(a: LOGICAL, b: LOGICAL) -> LOGICAL:
-    """True where exactly one is. Source: ONNX Xor-7."""
-    return np.logical_xor(np.asarray(a), np.asarray(b))
-
-
-@op(onnx=Standard("BitwiseAnd", 18))
-def bitwise_and(a: BITS, b: BITS) -> BITS:
-    """Bits that both have. Source: ONNX BitwiseAnd-18."""
-    return np.bitwise_and(np.asarray(a), np.asarray(b))
-
-
-@op(onnx=Standard("BitwiseOr", 18))
-def bitwise_or(a: BITS, b: BITS) -> BITS:
-    """Bits that one has. Source: ONNX BitwiseOr-18."""
-    return np.bitwise_or(np.asarray(a), np.asarray(b))
-
-
-@op(onnx=Standard("BitwiseXor", 18))
-def bitwise_xor(a: BITS, b: BITS) -> BITS:
-    """Bits that exactly one has. Source: ONNX BitwiseXor-18."""
-    return np.bitwise_xor(np.asarray(a), np.asarray(b))
-
-
-def _known_direction(dims: object, *, direction: str) -> None:
-    if direction not in ("LEFT", "RIGHT"):
-        raise ValueError(f"direction={direction!r}, want 'LEFT' or 'RIGHT'")
-
-
-@op(onnx=Standard("BitShift", 28), requires=_known_direction)
-def bit_shift(x: BITS, by: BITS, *, direction: str) -> BITS:
-    """`x` moved by that many bits; zeros, or copies of the sign, come in.
-
-    Source:
-        ONNX BitShift-28.
-    """
-    shift = np.left_shift if direction == "LEFT" else np.right_shift
-    return shift(np.asarray(x), np.asarray(by))
-
-
 # Any number of inputs, broadcast
 
 
 @op(onnx=Standard("Max", 13))
-def maximum(inputs: Sequence[Annotated[Array, "...", N]]) -> LEFT:
+def maximum(inputs: Sequence[Annotated[Array, "...", N]]) -> NUMBERS:
     """The largest of the inputs, element by element. Source: ONNX Max-13."""
     return reduce(np.maximum, (np.asarray(x) for x in inputs))
 
 
 @op(onnx=Standard("Min", 13))
-def minimum(inputs: Sequence[Annotated[Array, "...", N]]) -> LEFT:
+def minimum(inputs: Sequence[Annotated[Array, "...", N]]) -> NUMBERS:
     """The smallest of the inputs, element by element. Source: ONNX Min-13."""
     return reduce(np.minimum, (np.asarray(x) for x in inputs))
 
@@ -394,7 +274,7 @@ def clip(
     x: Annotated[Array, "...", N],
     low: Annotated[Array, "...", N] | None = None,
     high: Annotated[Array, "...", N] | None = None,
-) -> LEFT:
+) -> NUMBERS:
     """`out = min(max(x, low), high)`; a bound that is left out does not bind.
 
     Source:
@@ -405,24 +285,8 @@ def clip(
     return out if high is None else np.minimum(out, np.asarray(high))
 
 
-@op(onnx=Standard("Where", 16))
-def where(
-    condition: LOGICAL, a: Annotated[Array, "...", E], b: Annotated[Array, "...", E]
-) -> Annotated[Array, "...", E]:
-    """`a` where the condition holds, else `b`. Source: ONNX Where-16."""
-    return np.where(np.asarray(condition), np.asarray(a), np.asarray(b))
-
-
-for _op in (
-    broadcast_add, subtract, multiply, divide, remainder, power, bitwise_and, bitwise_or,
-    bitwise_xor, bit_shift,
-):  # fmt: skip
+for _op in (broadcast_add, subtract, multiply, divide, remainder, power):
     _op.shapes(broadcast_type())
-for _comparison in (
-    equal, less, less_equal, greater, greater_equal, logical_and, logical_or, logical_xor,
-):  # fmt: skip
-    _comparison.shapes(broadcast_type("bool"))
 for _several in (maximum, minimum, total, average):
     _several.shapes(lambda inputs: broadcast_type()(*inputs))
 clip.shapes(lambda x, low=None, high=None: (x,))
-where.shapes(lambda condition, a, b: broadcast_type(a.dtype)(condition, a, b))

@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from perfxlm_core.errors import ConfigError
-from perfxlm_core.graph.rope import ROPE_TYPES, inverse_frequencies, rope_parameters
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from perfxlm_core.errors import ConfigError
+from perfxlm_core.graph.rope import ROPE_TYPES, inverse_frequencies, rope_parameters
 
 HIDDEN, HEADS, TRAINED = 256, 4, 4096
 HALF = HIDDEN // HEADS // 2

@@ -2,6 +2,7 @@
 
 import gguf
 import numpy as np
+
 from perfxlm_core.graph.rope import inverse_frequencies, rope_parameters
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}

@@ -19,13 +19,13 @@ CONTEXT = 512
 class Parameters(c.Structure):
     """Room for either structure of parameters."""
 
-    _fields_ = [("words", c.c_uint64 * 256)]  # noqa: RUF012
+    _fields_ = [("words", c.c_uint64 * 256)]
 
 
 class Batch(c.Structure):
     """`llama_batch`."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("n_tokens", c.c_int32),
         ("token", c.POINTER(c.c_int32)),
         ("embd", c.POINTER(c.c_float)),
@@ -72,12 +72,13 @@ class LlamaCpp:
     Args:
         path: GGUF file.
         vocab: tokens that the model knows.
-        threads: for everything.
+        threads: for everything. One is the fastest where others want the cores too, because its
+            threads wait for one another by spinning.
     """
 
     name = f"llama.cpp ({DISTRIBUTION} {version(DISTRIBUTION)})"
 
-    def __init__(self, path, vocab, threads=2):
+    def __init__(self, path, vocab, threads=1):
         self.vocab = vocab
         self._library = lib = library()
         self._log = LOG(lambda *_: None)

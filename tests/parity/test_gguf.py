@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from perfxlm_core.checkpoints import open_checkpoint
 from perfxlm_core.graph.recipe import find_recipe
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from perfxlm_core.checkpoints import open_checkpoint
 from perfxlm_core.errors import CheckpointError, ConfigError, GraphError
 from perfxlm_core.graph.recipe import find_recipe

@@ -82,16 +82,16 @@ class Tiny:
     known: dict = field(default_factory=dict, repr=False)
 
     def logits(self, token_ids):
-        """What transformers computes for one sequence, [tokens, vocab] float32."""
-        with torch.no_grad():
-            return self.model(torch.tensor([list(token_ids)])).logits[0].numpy()
-
-    def logprobs(self, token_ids):
-        """The same as log-probabilities, in float64; each sequence is computed once."""
+        """What transformers computes for one sequence, [tokens, vocab] float32; only once."""
         key = tuple(token_ids)
         if key not in self.known:
-            self.known[key] = log_softmax(self.logits(key))
+            with torch.no_grad():
+                self.known[key] = self.model(torch.tensor([key])).logits[0].numpy()
         return self.known[key]
+
+    def logprobs(self, token_ids):
+        """The same as log-probabilities, in float64."""
+        return log_softmax(self.logits(token_ids))
 
 
 def log_softmax(logits):

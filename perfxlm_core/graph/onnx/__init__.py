@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["load_onnx", "save_onnx"]
+__all__ = ["as_recipe", "load_onnx", "save_onnx"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
@@ -16,4 +16,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
         from perfxlm_core.graph.onnx.save import save_onnx
 
         return save_onnx
+    if name == "as_recipe":
+        from perfxlm_core.graph.onnx.recognize import as_recipe
+
+        return as_recipe
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

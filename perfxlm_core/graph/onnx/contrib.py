@@ -114,9 +114,7 @@ def _skip_layer_norm(call: Call) -> tuple[Value | None, ...]:
 
 
 def _rotary(call: Call) -> tuple[Value, ...]:
-    _only(
-        call, "interleaved", "num_heads", "rotary_embedding_dim", is_packed_batching=0, scale=1.0
-    )
+    _only(call, "interleaved", "num_heads", "rotary_embedding_dim", is_packed_batching=0, scale=1.0)
     positions = call.input(1)
     if positions.type.shape is not None and len(positions.type.shape) != 2:
         raise GraphError(f"{call.name}: position_ids must be [batch, sequence]")

@@ -30,6 +30,12 @@ def body_of(call: Call) -> FunctionProto:
             f"{call.name} is not in the operator set {call.proto.domain or 'ai.onnx'} "
             f"{call.version} and has no function in the model; we cannot compute it"
         )
+    strange = set(call.attrs) - set(schema.attributes)
+    if strange:
+        raise GraphError(
+            f"{call.name} has {', '.join(sorted(strange))}, which its definition, version "
+            f"{schema.since_version}, does not know"
+        )
     body: Any = None
     if schema.has_function:
         version = _best(schema.function_opset_versions, call.version)

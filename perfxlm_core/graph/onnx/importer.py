@@ -10,6 +10,7 @@ import numpy as np
 
 from perfxlm_core.errors import CheckpointError, GraphError, OperatorError
 from perfxlm_core.graph.ir import Graph, Node, Value
+from perfxlm_core.graph.onnx.folding import dimensions, is_static, known_inputs
 from perfxlm_core.graph.onnx.functions import body_of
 from perfxlm_core.graph.onnx.initializers import DTYPES, Initializers, dtype_of
 from perfxlm_core.graph.onnx.rules import RULES, operator_for
@@ -28,16 +29,12 @@ if TYPE_CHECKING:
         ValueInfoProto,
     )
 
-FOLD_LIMIT = 4096
-"""Constants of up to this many elements together are calculated with while the model is read."""
 DEPTH_LIMIT = 32
 """Functions inside of functions."""
 NODE_LIMIT = 1_000_000
 """Nodes of a graph, bodies of functions expanded."""
 DTYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "precision", "softmax_precision"})
 """Attributes that ONNX gives as the number of a dtype and we as its name."""
-GROWING = frozenset({"full", "expand_to", "tile", "arange", "pad", "one_hot"})
-"""Operators whose output's size is in their inputs' values; folded only while it is small."""
 
 
 @dataclass
@@ -188,15 +185,13 @@ class Importer:
     ) -> Any:  # noqa: ANN401
         """Add a node, or calculate it if its inputs are small constants."""
         given = _by_name(op, inputs, where)
-        known = _known(op, given)
+        known = known_inputs(op, given)
         node = Node(op, given, {**_defaults(op), **attrs}, (), where)
         types = _infer(node, where)
-        if known is not None and not _grows(op, given, known):
+        if known is not None:
             return self._fold(node, known, where)
-        if op is tensor_shape.shape_of and _static(given["x"]):
-            shape = np.zeros(given["x"].shape, np.bool_) if 0 in given["x"].shape else None
-            wanted = given["x"].shape if shape is None else shape.shape
-            return self.constant(_part(wanted, node.attrs), "shape")
+        if op is tensor_shape.shape_of and is_static(given["x"]):
+            return self.constant(dimensions(given["x"].shape, node.attrs), "shape")
         if len(self.built.nodes) >= NODE_LIMIT:
             raise GraphError(f"the model has more than {NODE_LIMIT} nodes once it is expanded")
         node.outputs = tuple(self.built.value(f"{op.name}", t) for t in types)
@@ -297,6 +292,12 @@ class Importer:
             raise GraphError(f"{call.name}: functions are nested more than {DEPTH_LIMIT} deep")
         if len(call.inputs) > len(body.input):
             raise GraphError(f"{call.name} has {len(call.inputs)} inputs, want {len(body.input)}")
+        known = {*body.attribute, *(a.name for a in body.attribute_proto)}
+        if not set(call.attrs) <= known:
+            raise GraphError(
+                f"{call.name} has {', '.join(sorted(set(call.attrs) - known))}, which the function "
+                "does not take"
+            )
         versions = {**call.scope.versions, **_versions(body.opset_import)}
         attributes = {a.name: self._attribute(a, call.proto) for a in body.attribute_proto}
         attributes.update(call.attrs)
@@ -346,46 +347,6 @@ def _by_name(op: Op[..., Any], inputs: Sequence[Any], where: str) -> dict[str, A
     return {**dict.fromkeys(names), **dict(zip(names, inputs, strict=False))}
 
 
-def _known(op: Op[..., Any], given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The inputs as arrays if all of them are small plain constants."""
-    arrays: dict[str, Any] = {}
-    total = 0
-    for name, value in given.items():
-        several = value if isinstance(value, tuple) else (value,)
-        for one in several:
-            if one is None:
-                continue
-            if one.constant is None or one.constant.is_quantized:
-                return None
-            total += int(np.prod(one.constant.shape, dtype=np.int64))
-        if total > FOLD_LIMIT:
-            return None
-        found = [None if v is None else v.constant.array() for v in several]
-        arrays[name] = found if isinstance(value, tuple) else found[0]
-    return arrays
-
-
-def _grows(op: Op[..., Any], given: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
-    """Whether calculating now could make a large tensor out of small ones."""
-    if op.name not in GROWING:
-        return False
-    try:
-        if op.name in ("full", "expand_to"):
-            size = float(np.prod(np.asarray(known["shape"], np.float64)))
-        elif op.name == "tile":
-            size = float(np.prod(np.asarray(known["repeats"], np.float64))) * known["x"].size
-        elif op.name == "arange":
-            start, limit, step = (float(np.asarray(known[n])) for n in ("start", "limit", "delta"))
-            size = abs((limit - start) / step)
-        elif op.name == "one_hot":
-            size = float(np.asarray(known["depth"]).reshape(())) * known["indices"].size
-        else:
-            size = float(np.abs(np.asarray(known["pads"], np.float64)).max(initial=0) + 1) ** 2
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        return True
-    return not size <= FOLD_LIMIT
-
-
 def _infer(node: Node, where: str) -> tuple[TensorType, ...]:
     """Output types; a disagreement of lengths known only by name is left to the run."""
     try:
@@ -404,14 +365,3 @@ def _without_symbols(kind: Any) -> Any:  # noqa: ANN401
     if kind is None or kind.shape is None or all(isinstance(n, int) for n in kind.shape):
         return kind
     return TensorType(None, kind.dtype)
-
-
-def _static(value: Value) -> bool:
-    shape = value.type.shape
-    return shape is not None and all(isinstance(n, int) for n in shape)
-
-
-def _part(shape: Sequence[int], attrs: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-    """What Shape gives for a shape that is known."""
-    start, end = attrs["start"], attrs["end"]
-    return np.array(shape, np.int64)[slice(start, end)]

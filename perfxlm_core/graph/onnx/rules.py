@@ -1,8 +1,8 @@
 """How nodes become operators of ours: which forms we know, and those that need a hand.
 
 A node is taken by the operator of its name if the form is one that we know: the version of the
-definition in force is not newer than ours, has not changed its meaning since operator set 13, and
-every attribute on the node is one of ours.
+definition in force is not newer than ours and means the same, and every attribute on the node is
+one of ours.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from perfxlm_core.errors import GraphError
 from perfxlm_core.graph.onnx.contrib import CONTRIB
 from perfxlm_core.graph.onnx.functions import schema_of
-from perfxlm_core.ops import quantization, tensor_index, tensor_reduce, tensor_shape
+from perfxlm_core.ops import quantization, tensor_make, tensor_reduce, tensor_shape
 from perfxlm_core.ops.spec import Op
 from perfxlm_core.ops.tensor import OPERATORS
 from perfxlm_core.ops.types import dtype_name
@@ -27,8 +27,18 @@ if TYPE_CHECKING:
 
 Rule = Callable[["Call"], "tuple[Value | None, ...] | None"]
 """Gives a node's outputs, or None to leave it to the operator of its name."""
-STABLE = 13
-"""Older operator sets are read as far as their definitions are those of this one."""
+MEANING_SINCE: Mapping[str, int] = MappingProxyType(
+    {
+        "BatchNormalization": 14,
+        "Dropout": 7,
+        "Hardmax": 13,
+        "LogSoftmax": 13,
+        "Softmax": 13,
+        "Split": 13,
+        "TopK": 10,
+    }
+)
+"""Operators whose older definitions mean something else under the same inputs and attributes."""
 
 
 def operator_for(call: Call) -> Op[..., Any] | None:
@@ -39,19 +49,16 @@ def operator_for(call: Call) -> Op[..., Any] | None:
     schema = schema_of(call)
     if schema is None or schema.deprecated or schema.since_version > op.onnx.since:
         return None
-    if schema.since_version < STABLE and schema.since_version != _since(call, STABLE):
+    if schema.since_version < MEANING_SINCE.get(call.proto.op_type, 0):
         return None
     ours = {op.onnx.attributes.get(n, n) for n in op.attributes}
     return op if set(call.attrs) <= ours else None
 
 
-def _since(call: Call, version: int) -> int | None:
-    from onnx import defs
-
-    try:
-        return int(defs.get_schema(call.proto.op_type, version, "").since_version)
-    except defs.SchemaError:
-        return None
+def operator_version(call: Call) -> int:
+    """Version of the definition in force; 0 if the operator set has no such operator."""
+    schema = schema_of(call)
+    return 0 if schema is None else int(schema.since_version)
 
 
 def _constant(call: Call) -> tuple[Value | None, ...]:
@@ -70,7 +77,7 @@ def _constant_of_shape(call: Call) -> tuple[Value | None, ...]:
     plain = value.astype(np.float32) if value.dtype.kind == "V" else value
     return (
         call.emit(
-            tensor_index.full, call.input(0), value=plain.item(), dtype=dtype_name(value.dtype)
+            tensor_make.full, call.input(0), value=plain.item(), dtype=dtype_name(value.dtype)
         ),
     )
 
@@ -84,7 +91,9 @@ def _identity(call: Call) -> tuple[Value | None, ...]:
     return (call.input(0),)
 
 
-def _dropout(call: Call) -> tuple[Value | None, ...]:
+def _dropout(call: Call) -> tuple[Value | None, ...] | None:
+    if operator_version(call) < MEANING_SINCE["Dropout"]:
+        return None
     training = call.optional(2)
     if training is not None and (
         training.constant is None or bool(training.constant.array().reshape(()))
@@ -94,10 +103,12 @@ def _dropout(call: Call) -> tuple[Value | None, ...]:
     if not call.wants(1):
         return (x,)
     shape = call.emit(tensor_shape.shape_of, x)
-    return x, call.emit(tensor_index.full, shape, value=True, dtype="bool")
+    return x, call.emit(tensor_make.full, shape, value=True, dtype="bool")
 
 
-def _split(call: Call) -> tuple[Value | None, ...]:
+def _split(call: Call) -> tuple[Value | None, ...] | None:
+    if operator_version(call) < MEANING_SINCE["Split"]:
+        return None
     count = len(call.proto.output)
     pieces = call.emit(
         tensor_shape.split, call.input(0), call.optional(1), axis=call.attrs.get("axis", 0),
@@ -110,7 +121,7 @@ def _reduce(op: Op[..., Any]) -> Rule:
     """Reductions named their axes in an attribute before they took them as an input."""
 
     def rule(call: Call) -> tuple[Value | None, ...] | None:
-        if "axes" not in call.attrs or len(call.inputs) > 1 or call.version < STABLE:
+        if "axes" not in call.attrs or len(call.inputs) > 1:
             return None
         axes = call.constant(np.asarray(call.attrs["axes"], np.int64))
         return (call.emit(op, call.input(0), axes, keepdims=call.attrs.get("keepdims", 1)),)

@@ -1,18 +1,18 @@
 """A small harness: places operands among canaries, binds a kernel, runs it, and compares."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
 from perfxlm_core.ops.spec import Op, TensorType, type_of
 from perfxlm_core.plugin import (
+    FORMATS,
     Attributes,
     Buffer,
-    Dim,
-    FORMATS,
     Operand,
     Registry,
     Site,
@@ -35,7 +35,7 @@ class Bench:
     """One device, and what it takes to run one operator on it."""
 
     device: CpuDevice
-    registry: Registry
+    registry: Registry = field(repr=False)
 
     def place(self, name: str, array: np.ndarray, shape: tuple[Any, ...] | None = None) -> Operand:
         """A copy of `array` in device memory, with canaries on either side."""
@@ -60,10 +60,7 @@ class Bench:
         """Bind the kernel that resolution chooses; returns launch, operands and its name."""
         types = {k: type_of(v) for k, v in arrays.items()}
         constants = [k for k, v in arrays.items() if isinstance(v, Tensor)]
-        full = {
-            k: v if k not in attrs else attrs[k]
-            for k, v in {**op.attributes, **attrs}.items()
-        }
+        full = {**op.attributes, **attrs}
         query = Query.of(op, types, full, constants, "cpu")
         kernel = self.registry.resolve(query).kernel
         assert kernel is not None, self.registry.resolve(query).refusals
@@ -147,10 +144,16 @@ def bench(variant: str, registry: Registry) -> Bench:
     return Bench(CpuDevice(variant=variant, threads=2), registry)
 
 
+@pytest.fixture(scope="session")
+def crew_of(registry: Registry) -> Callable[[int], Bench]:
+    """The fastest instruction set with so many threads."""
+    return lambda threads: Bench(CpuDevice(threads=threads), registry)
+
+
 @pytest.fixture(params=[1, 2, 3])
-def crew(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Bench]:
-    """The fastest instruction set with one, two and three threads."""
-    yield Bench(CpuDevice(threads=request.param), registry)
+def crew(request: pytest.FixtureRequest, crew_of: Callable[[int], Bench]) -> Bench:
+    """One, two and three threads."""
+    return crew_of(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -203,8 +206,3 @@ def guarded(data: np.ndarray) -> np.ndarray:
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.mprotect(ctypes.c_void_p(tail), mmap.PAGESIZE, 0) == 0
     return view
-
-
-def symbolic(name: str) -> Dim:
-    """A dimension that a step decides."""
-    return Dim.symbol(name)

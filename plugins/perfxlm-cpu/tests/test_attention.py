@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from perfxlm_core import ops
 from perfxlm_core.plugin import numpy_dtype
 
@@ -31,7 +32,8 @@ def make_case(rng, batch, *, heads, kv_heads, head_dim, v_head_dim, block_size, 
         made = np.full((blocks, block_size, kv_heads, dim), np.nan, np.float32)
         for s, n in enumerate(lengths):
             for j in range(n):
-                made[table[s, j // block_size], j % block_size] = rng.standard_normal((kv_heads, dim))
+                row = rng.standard_normal((kv_heads, dim))
+                made[table[s, j // block_size], j % block_size] = row
         return made.astype(numpy_dtype(cache))
 
     return {
@@ -70,7 +72,8 @@ def check(bench, case, **attrs):
     sinks=st.booleans(),
 )
 def test_ragged_batches(
-    bench, cache, seed, batch, groups, head_dim, v_head_dim, block_size, window, soft_cap, scale, sinks
+    bench, cache, seed, batch, groups, head_dim, v_head_dim, block_size, window, soft_cap, scale,
+    sinks,
 ):  # fmt: skip
     case = make_case(
         np.random.default_rng(seed),
@@ -87,12 +90,20 @@ def test_ragged_batches(
 
 
 @pytest.mark.parametrize("batch", [([900], [1]), ([300], [300]), ([513, 2, 64], [1, 2, 40])])
-def test_long_contexts(crew, batch):
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize("window", [None, 150])
+def test_long_contexts(crew, batch, sinks, window):
     case = make_case(
         np.random.default_rng(1), batch, heads=9, kv_heads=3, head_dim=64, v_head_dim=64,
-        block_size=16, cache="float16", sinks=False,
+        block_size=16, cache="float16", sinks=sinks,
     )  # fmt: skip
-    check(crew, case)
+    check(crew, case, window=window)
+    if batch == ([900], [1]):  # one item, cut along its keys as far as it goes
+        alone = make_case(
+            np.random.default_rng(2), batch, heads=2, kv_heads=1, head_dim=20, v_head_dim=12,
+            block_size=16, cache="bfloat16", sinks=sinks,
+        )  # fmt: skip
+        check(crew, alone, window=window)
 
 
 def test_wide_heads(bench):

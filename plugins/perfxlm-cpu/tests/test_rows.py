@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from perfxlm_core import ops
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -48,7 +49,8 @@ def test_one_argument(bench, op, attrs, seed, rows, width, size):
 )
 @given(seed=SEEDS, rows=ROWS, width=WIDTHS)
 def test_gates(bench, op, attrs, seed, rows, width):
-    bench.check(op, {"gate": normal(seed, rows, width), "up": normal(seed + 1, rows, width)}, **attrs)
+    gate, up = normal(seed, rows, width), normal(seed + 1, rows, width)
+    bench.check(op, {"gate": gate, "up": up}, **attrs)
 
 
 def test_activations_far_from_zero(bench):

@@ -2,7 +2,9 @@
 //
 // The work is cut into items: a few query tokens of one sequence, and up to sixteen query heads
 // that read the same key/value head. An item's rows (token, head) go over the keys once, a tile of
-// keys at a time, with the running maximum and sum of an online softmax.
+// keys at a time, with the running maximum and sum of an online softmax. Where there are fewer
+// items than would keep all threads busy, each is cut along its keys as well, and the parts' sums
+// are put together behind a barrier.
 #pragma once
 
 #include <cmath>
@@ -81,20 +83,18 @@ struct Item {
   int64_t rows() const { return tokens * heads; }
 };
 
-// sums[rows, dim] += weights[rows, keys] * values[keys, dim], for R rows and N vectors of columns.
-template <int R, int N>
-inline void add_values(const float* weights, const float* const* values, int64_t keys, int64_t d,
-                       int64_t live, float* sums, int64_t stride) {
+// sums[rows, dim] += weights[rows, keys] * values[keys, dim], for R rows and N vectors of columns,
+// of the last of which `live` lanes exist.
+template <class E, int R, int N>
+inline void add_values(const float* weights, const typename E::type* const* values, int64_t keys,
+                       int64_t d, int64_t live, float* sums, int64_t stride) {
   F acc[R][N];
-  const auto lanes = [=](const float* p, int n) {
-    return n == N - 1 && live < W ? load_part(p + n * W, live) : load(p + n * W);
-  };
   for (int r = 0; r < R; ++r) {
     for (int n = 0; n < N; ++n) acc[r][n] = load(sums + r * stride + d + n * W);
   }
   for (int64_t j = 0; j < keys; ++j) {
     F v[N];
-    for (int n = 0; n < N; ++n) v[n] = lanes(values[j] + d, n);
+    for (int n = 0; n < N; ++n) v[n] = load_elements<E>(values[j] + d + n * W, n < N - 1 ? W : live);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const F p = all(weights[r * kKeyTile + j]);
@@ -107,16 +107,16 @@ inline void add_values(const float* weights, const float* const* values, int64_t
   }
 }
 
-template <int R>
-inline void add_all_values(const float* weights, const float* const* values, int64_t keys,
-                           int64_t dim, float* sums, int64_t stride) {
+template <class E, int R>
+inline void add_all_values(const float* weights, const typename E::type* const* values,
+                           int64_t keys, int64_t dim, float* sums, int64_t stride) {
   int64_t d = 0;
   for (; d + kTile * W <= dim; d += kTile * W) {
-    add_values<R, kTile>(weights, values, keys, d, W, sums, stride);
+    add_values<E, R, kTile>(weights, values, keys, d, W, sums, stride);
   }
   for (; d < dim; d += W) {
     const int64_t live = dim - d < W ? dim - d : W;
-    add_values<R, 1>(weights, values, keys, d, live, sums, stride);
+    add_values<E, R, 1>(weights, values, keys, d, live, sums, stride);
   }
 }
 
@@ -145,73 +145,116 @@ inline void soften(float* scores, int64_t keys, float* top, float* total, float*
   *total += sum(added);
 }
 
+// Rows of the cache for keys [from, from + n) of the item's sequence.
 template <class E>
-inline const float* cache_row(const uint8_t* cache, int64_t row, int64_t dim, float* space) {
-  const auto* p = (const typename E::type*)cache + row * dim;
-  widen<E>(p, space, dim);
-  return space;
-}
-
-template <>
-inline const float* cache_row<Float32>(const uint8_t* cache, int64_t row, int64_t dim, float*) {
-  return (const float*)cache + row * dim;
-}
-
-// Keys [from, to) of the item's sequence: scores, softmax, values.
-template <class E>
-inline void attend_tile(const Attention& a, const Item& item, const AttentionSpace& s,
-                        int64_t from, int64_t to) {
-  const float *keys[kKeyTile + 3], *values[kKeyTile];
-  const int64_t n = to - from;
+inline void find_rows(const Attention& a, const Item& item, const uint8_t* cache, int64_t dim,
+                      int64_t from, int64_t n, const typename E::type** rows) {
   const int32_t* table = a.block_tables + item.seq * a.max_blocks;
+  int64_t block = from / a.block_size, place = from % a.block_size;
   for (int64_t j = 0; j < n; ++j) {
-    const int64_t slot = (int64_t)table[(from + j) / a.block_size] * a.block_size;
-    const int64_t row = (slot + (from + j) % a.block_size) * a.kv_heads + item.kv_head;
-    keys[j] = cache_row<E>(a.k_cache, row, a.head_dim, s.keys + j * a.head_dim);
-    values[j] = cache_row<E>(a.v_cache, row, a.v_head_dim, s.values + j * a.v_head_dim);
+    const int64_t slot = (int64_t)table[block] * a.block_size + place;
+    rows[j] = (const typename E::type*)cache + (slot * a.kv_heads + item.kv_head) * dim;
+    if (++place == a.block_size) place = 0, ++block;
   }
-  for (int64_t j = n; j < n + 3; ++j) keys[j] = keys[0];
-  const int64_t rows = item.rows(), wide = padded(a.v_head_dim);
-  for (int64_t r = 0; r < rows; r += kTile) {
-    const int64_t count = rows - r < kTile ? rows - r : kTile;
+}
+
+// Brings the rows of keys [from, from + n) nearer while others are being worked on.
+template <class E>
+inline void prefetch_rows(const Attention& a, const Item& item, const uint8_t* cache, int64_t dim,
+                          int64_t from, int64_t n) {
+  const typename E::type* rows[kKeyTile];
+  find_rows<E>(a, item, cache, dim, from, n, rows);
+  const int64_t bytes = dim * (int64_t)sizeof(typename E::type);
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch((const char*)rows[j] + at);
+  }
+}
+
+template <class E>
+inline void score_keys(const Attention& a, const Item& item, const AttentionSpace& s,
+                       const typename E::type* const* keys, int64_t n) {
+  for (int64_t r = 0; r < item.rows(); r += kTile) {
+    const int64_t count = item.rows() - r < kTile ? item.rows() - r : kTile;
     for (int64_t j = 0; j < n; j += 4) {
       float dots[16];
-      dot_tokens(count, keys + j, s.queries + r * a.head_dim, a.head_dim, a.head_dim, dots);
+      dot_tokens<E>(count, keys + j, s.queries + r * a.head_dim, a.head_dim, a.head_dim, dots);
       for (int64_t i = 0; i < count; ++i) {
         std::memcpy(s.weights + (r + i) * kKeyTile + j, dots + 4 * i, sizeof(float) * 4);
       }
     }
   }
-  for (int64_t r = 0; r < rows; ++r) {
+}
+
+// Caps and masks the scores of keys [from, from + n), and makes them weights.
+inline void weigh_keys(const Attention& a, const Item& item, const AttentionSpace& s, int64_t from,
+                       int64_t n) {
+  for (int64_t r = 0; r < item.rows(); ++r) {
     float* scores = s.weights + r * kKeyTile;
     if (a.cap > 0) {
       for (int64_t j = 0; j < n; j += W) store(scores + j, tanh(load(scores + j) / a.cap) * a.cap);
     }
     const int64_t position = item.position + r / item.heads;
     const int64_t oldest = a.window > 0 ? position - a.window + 1 : 0;
-    int64_t j = 0;
-    for (; j < n && from + j < oldest; ++j) scores[j] = -kInfinity;
-    for (j = position + 1 - from < 0 ? 0 : position + 1 - from; j < n; ++j) scores[j] = -kInfinity;
-    for (j = n; j < kKeyTile; ++j) scores[j] = -kInfinity;
-    soften(scores, n, s.tops + r, s.totals + r, s.sums + r * wide, a.v_head_dim);
-  }
-  int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    add_all_values<4>(s.weights + r * kKeyTile, values, n, a.v_head_dim, s.sums + r * wide, wide);
-  }
-  for (; r < rows; ++r) {
-    add_all_values<1>(s.weights + r * kKeyTile, values, n, a.v_head_dim, s.sums + r * wide, wide);
+    for (int64_t j = 0; j < n && from + j < oldest; ++j) scores[j] = -kInfinity;
+    const int64_t future = position + 1 - from < 0 ? 0 : position + 1 - from;
+    for (int64_t j = future < n ? future : n; j < kKeyTile; ++j) scores[j] = -kInfinity;
+    soften(scores, n, s.tops + r, s.totals + r, s.sums + r * padded(a.v_head_dim), a.v_head_dim);
   }
 }
 
-inline void begin_item(const Attention& a, const Item& item, const AttentionSpace& s) {
+template <class E>
+inline void sum_values(const Attention& a, const Item& item, const AttentionSpace& s,
+                       const typename E::type* const* values, int64_t n) {
+  const int64_t wide = padded(a.v_head_dim);
+  for (int64_t r = 0; r < item.rows();) {
+    const float* weights = s.weights + r * kKeyTile;
+    float* sums = s.sums + r * wide;
+    switch (item.rows() - r) {
+      case 1: add_all_values<E, 1>(weights, values, n, a.v_head_dim, sums, wide), r += 1; break;
+      case 2: add_all_values<E, 2>(weights, values, n, a.v_head_dim, sums, wide), r += 2; break;
+      case 3: add_all_values<E, 3>(weights, values, n, a.v_head_dim, sums, wide), r += 3; break;
+      default: add_all_values<E, 4>(weights, values, n, a.v_head_dim, sums, wide), r += 4;
+    }
+  }
+}
+
+// Keys [from, from + n) of the item's sequence: scores, softmax, values.
+template <class E>
+inline void attend_tile(const Attention& a, const Item& item, const AttentionSpace& s,
+                        int64_t from, int64_t n) {
+  using T = typename E::type;
+  const T *keys[kKeyTile + 3], *values[kKeyTile];
+  find_rows<E>(a, item, a.k_cache, a.head_dim, from, n, keys);
+  find_rows<E>(a, item, a.v_cache, a.v_head_dim, from, n, values);
+  for (int64_t j = n; j < n + 3; ++j) keys[j] = keys[0];  // scores come four at a time
+  if (sizeof(T) == sizeof(float) || item.rows() <= 4) {
+    score_keys<E>(a, item, s, keys, n);
+    weigh_keys(a, item, s, from, n);
+    sum_values<E>(a, item, s, values, n);
+    return;
+  }
+  // Rows that are read many times are converted once.
+  const float *wide_keys[kKeyTile + 3], *wide_values[kKeyTile];
+  for (int64_t j = 0; j < n + 3; ++j) {
+    wide_keys[j] = s.keys + (j < n ? j : 0) * a.head_dim;
+    if (j >= n) continue;
+    wide_values[j] = s.values + j * a.v_head_dim;
+    widen<E>(keys[j], s.keys + j * a.head_dim, a.head_dim);
+    widen<E>(values[j], s.values + j * a.v_head_dim, a.v_head_dim);
+  }
+  score_keys<Float32>(a, item, s, wide_keys, n);
+  weigh_keys(a, item, s, from, n);
+  sum_values<Float32>(a, item, s, wide_values, n);
+}
+
+inline void begin_item(const Attention& a, const Item& item, const AttentionSpace& s, bool sinks) {
   for (int64_t r = 0; r < item.rows(); ++r) {
     const int64_t token = item.first + r / item.heads, head = item.head + r % item.heads;
     const float* q = a.q + (token * a.heads + head) * a.head_dim;
     fill(s.queries + r * a.head_dim, a.head_dim,
          [&](int64_t i, int64_t n) { return load_lanes(q, i, n) * a.scale; });
-    s.tops[r] = a.sinks != nullptr ? a.sinks[head] : -kInfinity;
-    s.totals[r] = a.sinks != nullptr ? 1.0f : 0.0f;
+    s.tops[r] = sinks ? a.sinks[head] : -kInfinity;
+    s.totals[r] = sinks ? 1.0f : 0.0f;
   }
   const int64_t wide = padded(a.v_head_dim);
   std::memset(s.sums, 0, (size_t)(sizeof(float) * item.rows() * wide));
@@ -227,16 +270,58 @@ inline void end_item(const Attention& a, const Item& item, const AttentionSpace&
   }
 }
 
+// The keys that some row of an item sees.
+inline Range visible_keys(const Attention& a, const Item& item) {
+  const int64_t oldest = a.window > 0 ? item.position - a.window + 1 : 0;
+  return {oldest > 0 ? oldest : 0, item.position + item.tokens};
+}
+
 template <class E>
-inline void attend(const Attention& a, const Item& item, const AttentionSpace& s) {
-  begin_item(a, item, s);
-  const int64_t end = item.position + item.tokens;
-  int64_t from = 0;
-  if (a.window > 0 && item.position - a.window + 1 > 0) from = item.position - a.window + 1;
-  for (; from < end; from += kKeyTile) {
-    attend_tile<E>(a, item, s, from, from + kKeyTile < end ? from + kKeyTile : end);
+inline void attend(const Attention& a, const Item& item, const AttentionSpace& s, Range keys,
+                   bool sinks) {
+  begin_item(a, item, s, sinks);
+  const auto length = [&](int64_t from) {
+    return keys.end - from < kKeyTile ? keys.end - from : (int64_t)kKeyTile;
+  };
+  for (int64_t from = keys.begin; from < keys.end; from += kKeyTile) {
+    const int64_t next = from + kKeyTile;
+    if (next < keys.end && item.rows() <= 4) {
+      prefetch_rows<E>(a, item, a.k_cache, a.head_dim, next, length(next));
+      prefetch_rows<E>(a, item, a.v_cache, a.v_head_dim, next, length(next));
+    }
+    attend_tile<E>(a, item, s, from, length(from));
   }
-  end_item(a, item, s);
+}
+
+// A part's rows in the shared workspace: sums, then maxima and totals.
+inline float* part_space(const Attention& a, const Worker& w, int64_t part) {
+  return (float*)w.shared + part * kItemRows * (padded(a.v_head_dim) + 2);
+}
+
+inline void save_part(const Attention& a, const Item& item, const AttentionSpace& s, float* to) {
+  const int64_t rows = item.rows(), wide = padded(a.v_head_dim);
+  std::memcpy(to, s.sums, (size_t)(sizeof(float) * rows * wide));
+  std::memcpy(to + kItemRows * wide, s.tops, (size_t)(sizeof(float) * rows));
+  std::memcpy(to + kItemRows * (wide + 1), s.totals, (size_t)(sizeof(float) * rows));
+}
+
+// Adds a part to what `s` holds of the same rows.
+inline void add_part(const Attention& a, const Item& item, const AttentionSpace& s,
+                     const float* from) {
+  const int64_t wide = padded(a.v_head_dim);
+  for (int64_t r = 0; r < item.rows(); ++r) {
+    const float top = from[kItemRows * wide + r], total = from[kItemRows * (wide + 1) + r];
+    if (top == -kInfinity) continue;
+    const float now = top > s.tops[r] ? top : s.tops[r];
+    const float old_share = std::exp(s.tops[r] - now), new_share = std::exp(top - now);
+    s.totals[r] = s.totals[r] * old_share + total * new_share;
+    s.tops[r] = now;
+    const float* sums = from + r * wide;
+    for (int64_t d = 0; d < wide; d += W) {
+      const F sum = load(s.sums + r * wide + d) * old_share + load(sums + d) * new_share;
+      store(s.sums + r * wide + d, sum);
+    }
+  }
 }
 
 // Calls `visit` for every item of the batch, in an order that all threads share.
@@ -260,15 +345,52 @@ inline void each_item(const Attention& a, Visit visit) {
   }
 }
 
+// Parts that an item's keys are cut into: whole tiles, none empty.
+inline int64_t count_parts(Range keys, int64_t wanted) {
+  const int64_t tiles = (keys.end - keys.begin + kKeyTile - 1) / kKeyTile;
+  return wanted < tiles ? wanted : tiles;
+}
+
 inline void paged_attention(const Call& c, const Worker& w) {
   const Attention a(c);
   const AttentionSpace space(w.workspace, a.head_dim, a.v_head_dim);
   const auto run = c.ints[5] == kCacheFloat16    ? attend<Float16>
                    : c.ints[5] == kCacheBFloat16 ? attend<BFloat16>
                                                  : attend<Float32>;
-  int64_t number = 0;
+  int64_t items = 0, number = 0;
+  each_item(a, [&](const Item&) { ++items; });
+  const int64_t wanted = items == 0 ? 1 : w.count * kPartsPerThread / items;
+  if (w.count == 1 || wanted <= 1) {
+    each_item(a, [&](const Item& item) {
+      if (number++ % w.count != w.id) return;
+      run(a, item, space, visible_keys(a, item), a.sinks != nullptr);
+      end_item(a, item, space);
+    });
+    return;
+  }
   each_item(a, [&](const Item& item) {
-    if (number++ % w.count == w.id) run(a, item, space);
+    const Range keys = visible_keys(a, item);
+    const int64_t parts = count_parts(keys, wanted);
+    for (int part = 0; part < parts; ++part, ++number) {
+      if (number % w.count != w.id) continue;
+      const Range mine = share(keys.end - keys.begin, kKeyTile, part, (int)parts);
+      run(a, item, space, {keys.begin + mine.begin, keys.begin + mine.end}, false);
+      save_part(a, item, space, part_space(a, w, number));
+    }
+  });
+  w.wait();
+  int64_t first = 0;
+  number = 0;
+  each_item(a, [&](const Item& item) {
+    const int64_t parts = count_parts(visible_keys(a, item), wanted);
+    if (number++ % w.count == w.id) {
+      begin_item(a, item, space, a.sinks != nullptr);
+      for (int64_t part = 0; part < parts; ++part) {
+        add_part(a, item, space, part_space(a, w, first + part));
+      }
+      end_item(a, item, space);
+    }
+    first += parts;
   });
 }
 

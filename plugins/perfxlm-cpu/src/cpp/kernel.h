@@ -39,7 +39,8 @@ using Kernel = void (*)(const Call&, const Worker&);
 
 // How a kernel shares its work. By rows: worker `share(sizes[0], 1, id, count)`, and row r of every
 // operand that other nodes write or read is touched by the worker that has row r, and no other.
-enum class Split { kByRows, kOther };
+// Shared: by whatever rule, and it uses the workspace that threads share.
+enum class Split { kByRows, kShared, kOther };
 
 struct Entry {
   const char* name;

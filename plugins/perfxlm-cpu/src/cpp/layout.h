@@ -19,6 +19,14 @@ constexpr int64_t attention_workspace(int64_t head_dim, int64_t v_head_dim) {
   return 4 * floats;
 }
 
+// Attention of few sequences is split over their contexts too, into at most so many parts for each
+// thread. Bytes of the workspace that threads share: each part's rows of sums, maxima and totals.
+constexpr int kPartsPerThread = 4;
+
+constexpr int64_t attention_shared(int64_t v_head_dim, int64_t threads) {
+  return 4 * threads * kPartsPerThread * kItemRows * (padded(v_head_dim) + 2);
+}
+
 // Weights packed for linear_int8.
 enum TileKind : int { kTileQ4_0, kTileQ4_1, kTileQ8_0, kTileKinds };
 

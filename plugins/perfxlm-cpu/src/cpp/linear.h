@@ -11,14 +11,14 @@ namespace perfxlm::PERFXLM_VARIANT {
 constexpr int64_t kStretch = 1024;  // columns decoded at once: 16 KiB of floats for four rows
 
 // dots[t * 4 + r] = sum over n of x[t] * rows[r]
-template <int T>
-inline void dot_tile(const float* const* rows, const float* x, int64_t stride, int64_t n,
-                     float* dots) {
+template <class E, int T>
+inline void dot_tile(const typename E::type* const* rows, const float* x, int64_t stride,
+                     int64_t n, float* dots) {
   F acc[T][4]{};
   int64_t i = 0;
   for (; i + W <= n; i += W) {
     F r[4];
-    for (int j = 0; j < 4; ++j) r[j] = load(rows[j] + i);
+    for (int j = 0; j < 4; ++j) r[j] = E::load(rows[j] + i);
 #pragma GCC unroll 4
     for (int t = 0; t < T; ++t) {
       const F v = load(x + t * stride + i);
@@ -29,19 +29,20 @@ inline void dot_tile(const float* const* rows, const float* x, int64_t stride, i
   if (i < n) {
     for (int t = 0; t < T; ++t) {
       const F v = load_part(x + t * stride + i, n - i);
-      for (int j = 0; j < 4; ++j) acc[t][j] += v * load_part(rows[j] + i, n - i);
+      for (int j = 0; j < 4; ++j) acc[t][j] += v * load_elements<E>(rows[j] + i, n - i);
     }
   }
   for (int t = 0; t < T; ++t) sum4(acc[t][0], acc[t][1], acc[t][2], acc[t][3], dots + 4 * t);
 }
 
 // The same for `count` tokens, at most `kTile`.
-inline void dot_tokens(int64_t count, const float* const* rows, const float* x, int64_t stride,
-                       int64_t n, float* dots) {
-  if (count == 1) return dot_tile<1>(rows, x, stride, n, dots);
-  if (count == 3) return dot_tile<3>(rows, x, stride, n, dots);
-  if (count == kTile) return dot_tile<kTile>(rows, x, stride, n, dots);
-  return dot_tile<2>(rows, x, stride, n, dots);
+template <class E>
+inline void dot_tokens(int64_t count, const typename E::type* const* rows, const float* x,
+                       int64_t stride, int64_t n, float* dots) {
+  if (count == 1) return dot_tile<E, 1>(rows, x, stride, n, dots);
+  if (count == 3) return dot_tile<E, 3>(rows, x, stride, n, dots);
+  if (count == kTile) return dot_tile<E, kTile>(rows, x, stride, n, dots);
+  return dot_tile<E, 2>(rows, x, stride, n, dots);
 }
 
 // out [tokens, out_features], x, weight, bias or null | tokens
@@ -72,7 +73,7 @@ inline void linear(const Call& c, const Worker& w) {
       for (int64_t t = 0; t < tokens; t += kTile) {
         float dots[16];
         const int64_t count = tokens - t < kTile ? tokens - t : kTile;
-        dot_tokens(count, stretch, x + t * columns + k, columns, n, dots);
+        dot_tokens<Float32>(count, stretch, x + t * columns + k, columns, n, dots);
         for (int64_t i = 0; i < count; ++i) {
           float* target = out + (t + i) * rows + row;
           for (int64_t j = 0; j < live; ++j) {

@@ -116,6 +116,7 @@ NB_MODULE(_native, m) {
   m.def("packed_bytes", &packed_bytes, "kind"_a, "rows"_a, "columns"_a);
   m.def("linear_int8_workspace", &linear_int8_workspace, "columns"_a);
   m.def("attention_workspace", &attention_workspace, "head_dim"_a, "v_head_dim"_a);
+  m.def("attention_shared", &attention_shared, "v_head_dim"_a, "threads"_a);
 
   nb::dict formats;
   for (int i = 0; i < kFormats; ++i) formats[format_names[i]] = i;

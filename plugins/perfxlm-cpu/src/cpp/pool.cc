@@ -9,8 +9,11 @@
 namespace perfxlm {
 namespace {
 
-constexpr int kSpins = 1000;  // of a waiting thread within a program, some 50 us, before it sleeps
-constexpr auto kAwake = std::chrono::microseconds(80);  // the same between two programs
+// A waiting thread spins, then offers its core to others (the late thread may be waiting for this
+// very core), and at last sleeps.
+constexpr int kSpins = 100;    // a few microseconds
+constexpr int kYields = 200;   // at least half a microsecond each
+constexpr auto kAwake = std::chrono::microseconds(80);  // between two programs, before it sleeps
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -18,6 +21,20 @@ inline void relax() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+// Whether `is_over` within the patience of one wait.
+template <class Condition>
+bool linger(Condition is_over) {
+  for (int i = 0; i < kSpins; ++i) {
+    if (is_over()) return true;
+    relax();
+  }
+  for (int i = 0; i < kYields; ++i) {
+    if (is_over()) return true;
+    std::this_thread::yield();
+  }
+  return false;
 }
 
 }  // namespace
@@ -34,12 +51,8 @@ void Barrier::arrive_and_wait() {
     generation_.notify_all();
     return;
   }
-  for (int spins = 0; spins < kSpins; ++spins) {
-    if (generation_.load(std::memory_order_acquire) != generation) return;
-    relax();
-  }
-  // Another process has the late thread's core: leave it this one.
-  generation_.wait(generation, std::memory_order_acquire);
+  const auto is_over = [&] { return generation_.load(std::memory_order_acquire) != generation; };
+  if (!linger(is_over)) generation_.wait(generation, std::memory_order_acquire);
 }
 
 Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads), workspaces_(threads_) {}
@@ -103,10 +116,9 @@ void Pool::run(Job job, const void* context) {
 void Pool::work(int id, uint32_t seen) {
   // `run` raises the epoch once for each job, and waits for every worker before the next.
   while (true) {
+    const auto has_job = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
     const auto deadline = std::chrono::steady_clock::now() + kAwake;
-    while (epoch_.load(std::memory_order_acquire) == seen &&
-           std::chrono::steady_clock::now() < deadline) {
-      relax();
+    while (!linger(has_job) && std::chrono::steady_clock::now() < deadline) {
     }
     epoch_.wait(seen, std::memory_order_acquire);
     ++seen;

@@ -49,6 +49,8 @@ void Program::resize(const int64_t* values) {
 }
 
 bool Program::disturbs(const Step& first, const Step& second) {
+  const Split shared = Split::kShared;
+  if (first.entry->split == shared && second.entry->split == shared) return true;
   const bool by_rows = first.entry->split == Split::kByRows &&
                        second.entry->split == Split::kByRows &&
                        first.sizes[0] == second.sizes[0];

@@ -260,6 +260,15 @@ struct BFloat16 {
   }
 };
 
+// W elements, or the first n of them (zeros behind) without touching what follows.
+template <class E>
+inline F load_elements(const typename E::type* p, int64_t n) {
+  if (n >= W) return E::load(p);
+  float lanes[W] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = E::get(p[i]);
+  return load(lanes);
+}
+
 template <class E>
 inline void widen(const typename E::type* from, float* to, int64_t n) {
   int64_t i = 0;

@@ -26,7 +26,7 @@ constexpr Entry entries[] = {
     {"linear", linear, Split::kOther},
     {"linear_int8", linear_int8, Split::kOther},
     {"mul", mul, Split::kByRows},
-    {"paged_attention", paged_attention, Split::kOther},
+    {"paged_attention", paged_attention, Split::kShared},
     {"rms_norm", rms_norm, Split::kByRows},
     {"rotary_embedding", rotary_embedding, Split::kByRows},
     {"rotary_table", rotary_table, Split::kByRows},

@@ -45,7 +45,11 @@ def paged_attention(site: Site) -> Launch:
         ],
         [head_dim**-0.5 if scale is None else scale, 0.0 if cap is None else cap],
     )  # fmt: skip
-    made.device.pool.reserve(_native.attention_workspace(head_dim, v_head_dim))
+    pool = made.device.pool
+    pool.reserve(
+        _native.attention_workspace(head_dim, v_head_dim),
+        _native.attention_shared(v_head_dim, pool.threads),
+    )
     return made
 
 

@@ -56,8 +56,10 @@ def gelu_and_mul(site: Site) -> Launch:
 
 def _elements(site: Site, kernel: str, first: str, second: str | None, *floats: float) -> Launch:
     shape = shape_of(site, first)
-    *lead, width = shape if shape and isinstance(shape[-1], int) else (*shape, 1)
-    return launch(site, kernel, ["out", first, second], [count(lead)], [width], floats)
+    width = shape[-1] if shape else 1
+    if isinstance(width, int):
+        return launch(site, kernel, ["out", first, second], [count(shape[:-1])], [width], floats)
+    return launch(site, kernel, ["out", first, second], [count(shape)], [1], floats)
 
 
 def _gelu_form(site: Site, kernel: str) -> str:
