@@ -1,7 +1,7 @@
-"""One family of exceptions; every message says what was wrong, where, what was expected, what to do.
+"""One family of exceptions; each message says what was wrong, where, what was expected, what to do.
 
-Errors that a Python programmer would look for under `ValueError` derive from it as well, so that code
-written for other engines keeps catching them.
+Errors that a Python programmer would look for under `ValueError` derive from it as well, so that
+code written for other engines keeps catching them.
 """
 
 

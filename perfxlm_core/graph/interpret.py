@@ -105,9 +105,9 @@ def _run(node: Node, values: dict[Value, Any]) -> None:
             inputs[param.name] = None if given is None else _array(given, values, encoded=encoded)
     try:
         result = node.op(**inputs, **node.attrs)
+        results = result if isinstance(result, tuple | list) else (result,)
+        if node.outputs:
+            values.update(zip(node.outputs, results, strict=True))
     except (ValueError, TypeError, IndexError, OverflowError, ZeroDivisionError) as error:
         where = node.scope or ", ".join(v.name for v in node.outputs)
         raise GraphError(f"{node.op.name} ({where}): {error}") from error
-    if node.outputs:
-        results = result if isinstance(result, tuple | list) else (result,)
-        values.update(zip(node.outputs, results, strict=True))

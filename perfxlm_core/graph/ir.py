@@ -72,7 +72,9 @@ class Value(Symbolic):
     __radd__ = __add__
     __rmul__ = __mul__
 
-    def emit(self, node_op: Op[..., Any], inputs: Mapping[str, Any], attrs: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    def emit(
+        self, node_op: Op[..., Any], inputs: Mapping[str, Any], attrs: Mapping[str, Any]
+    ) -> Any:  # noqa: ANN401
         """Add a node to this value's graph."""
         return self.graph.add(node_op, inputs, attrs)
 

@@ -31,12 +31,23 @@ class Source(Protocol):
     """What is needed of a checkpoint."""
 
     @property
-    def architectures(self) -> list[str]: ...
+    def architectures(self) -> list[str]:
+        """Hugging Face architecture names."""
+        ...
+
     @property
-    def gguf_architecture(self) -> str | None: ...
+    def gguf_architecture(self) -> str | None:
+        """GGUF's name of the architecture, if the file is one."""
+        ...
+
     @property
-    def config(self) -> dict[str, Any]: ...
-    def tensor(self, name: str) -> Tensor: ...
+    def config(self) -> dict[str, Any]:
+        """Settings by Hugging Face's names."""
+        ...
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor called `name`, by Hugging Face's names."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -132,9 +143,10 @@ def plan_model(
     fitting = min(longest, blocks * options.block_size)
     if fitting < longest and options.max_model_len is not None:
         raise MemoryPlanError(
-            f"max_model_len={longest} needs {max_blocks} KV blocks ({_mib(max_blocks * block_bytes)}), "
-            f"but the cache has {blocks} ({_mib(blocks * block_bytes)}); lower max_model_len to "
-            f"{fitting}, or raise kv_cache_memory_bytes or gpu_memory_utilization"
+            f"max_model_len={longest} needs {max_blocks} KV blocks "
+            f"({_mib(max_blocks * block_bytes)}), but the cache has {blocks} "
+            f"({_mib(blocks * block_bytes)}); lower max_model_len to {fitting}, or raise "
+            "kv_cache_memory_bytes or gpu_memory_utilization"
         )
     limits = Limits(
         max_model_len=fitting,

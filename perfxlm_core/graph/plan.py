@@ -121,9 +121,9 @@ class Plan:
                 for s in self.graph.states.values()
             ],
             "weights": [
-                {"name": v.name, "shape": list(v.shape), "format": v.dtype, "bytes": v.constant.nbytes}
+                {"name": v.name, "shape": list(v.shape), "format": v.dtype, "bytes": c.nbytes}
                 for v in self.graph.used_constants()
-                if v.constant is not None
+                if (c := v.constant) is not None
             ],
             "placements": [
                 {"name": b.name, "offset": o, "bytes": b.nbytes, "first": b.first, "last": b.last}
@@ -284,9 +284,7 @@ class _Chooser:
         if kernel.scratch is None:
             return 0
         query = self._query(node, node.types(), [])
-        dims = {
-            k: concrete((v,), self.sizes)[0] for k, v in vars(query.dims).items()
-        }
+        dims = {k: concrete((v,), self.sizes)[0] for k, v in vars(query.dims).items()}
         return kernel.scratch(type(query.dims)(**dims), query.attrs)
 
 
@@ -426,9 +424,7 @@ class _Binder:
         for name, value in step.node.inputs.items():
             if isinstance(value, Value):
                 operands[name] = (
-                    self._operand(value)
-                    if value.constant is None
-                    else self._constant(step, value)
+                    self._operand(value) if value.constant is None else self._constant(step, value)
                 )
             else:
                 operands[name] = value
@@ -473,9 +469,7 @@ def _simple(device: Device, step: Step, results: list[Operand], given: list[Any]
     return launch
 
 
-def _reference(
-    device: Device, step: Step, results: list[Operand], given: dict[str, Any]
-) -> Launch:
+def _reference(device: Device, step: Step, results: list[Operand], given: dict[str, Any]) -> Launch:
     """The operator's own body on the host, with copies where the device has its own memory."""
     node = step.node
 

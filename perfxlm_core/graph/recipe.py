@@ -34,6 +34,7 @@ HARMLESS = frozenset(
 """Settings that no recipe needs: bookkeeping, training, generation defaults."""
 
 
+@dataclass(frozen=True)
 class Config:
     """Base of recipes' configurations: a frozen dataclass of the settings that shape the graph.
 
@@ -51,8 +52,6 @@ class Config:
         Raises:
             ConfigError: a setting is missing, unknown, or not what the recipe does.
         """
-        if not dataclasses.is_dataclass(cls):
-            raise TypeError(f"{cls.__name__} must be a dataclass")
         fields = {f.name: f for f in dataclasses.fields(cls)}
         cls._refuse_strange(given, fields)
         missing = [

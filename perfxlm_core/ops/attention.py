@@ -43,7 +43,11 @@ def store_kv(
 
 
 def _requires(
-    dims: Mapping[str, Any], *, window: int | None, soft_cap: float | None, **_: Any  # noqa: ANN401
+    dims: Mapping[str, Any],
+    *,
+    window: int | None,
+    soft_cap: float | None,
+    **_: Any,  # noqa: ANN401
 ) -> None:
     if dims["heads"] % dims["kv_heads"]:
         raise ValueError(f"heads={dims['heads']} is not a multiple of kv_heads={dims['kv_heads']}")
@@ -174,7 +178,8 @@ def attention(
     n = np.int32(q.shape[0])
     table, lens = np.zeros((1, 1), np.int32), np.array([n])
     starts = np.array([0, n], np.int32)
+    keys, values = np.asarray(k)[None], np.asarray(v)[None]
     return paged_attention(
-        q, k[None], v[None], table, lens, starts, sinks, scale=scale, window=window,
+        q, keys, values, table, lens, starts, sinks, scale=scale, window=window,
         soft_cap=soft_cap,
     )  # fmt: skip

@@ -59,7 +59,8 @@ def embedding(
     Source:
         ONNX Gather-13 with axis=0.
     """
-    rows = table.rows(token_ids) if isinstance(table, Tensor) else np.asarray(table)[token_ids]
+    ids = np.asarray(token_ids)
+    rows = table.rows(ids) if isinstance(table, Tensor) else np.asarray(table)[ids]
     return rows.astype(numpy_dtype(dtype))
 
 
@@ -81,7 +82,8 @@ def take_rows(
     Source:
         ONNX Gather-13 with axis=0.
     """
-    return np.asarray(x)[np.asarray(rows)]
+    values: np.ndarray = np.asarray(x)
+    return values[np.asarray(rows)]
 
 
 @take_rows.shapes

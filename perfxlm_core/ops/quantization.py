@@ -139,7 +139,7 @@ def spread(scale: Any, shape: tuple[int, ...], axis: int, block_size: int) -> np
         return s.reshape(())
     at = axis_of(axis, len(shape))
     if block_size:
-        wide = np.repeat(s, block_size, axis=at)
+        wide = np.repeat(s, min(block_size, shape[at]), axis=at)
         wide = wide[tuple(slice(n) for n in shape)]
         if wide.shape != shape:
             raise ValueError(f"scales {s.shape} of blocks of {block_size} for {shape}")

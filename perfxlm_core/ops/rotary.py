@@ -44,7 +44,7 @@ def rotary_table(
 
 def _fits(dims: Mapping[str, Any], **_: Any) -> None:  # noqa: ANN401
     if 2 * dims["half"] > dims["head_dim"]:
-        raise ValueError(f"rotates {2 * dims['half']} of only {dims['head_dim']} elements of a head")
+        raise ValueError(f"rotates {2 * dims['half']} elements of a head of {dims['head_dim']}")
 
 
 @op(requires=_fits)

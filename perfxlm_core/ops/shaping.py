@@ -45,5 +45,3 @@ def _(x: TensorType, *, shape: tuple[int, ...]) -> tuple[TensorType, ...]:
         return (TensorType(tuple(shape), x.dtype),)
     rest = have // known
     return (TensorType(tuple(rest if d == -1 else d for d in shape), x.dtype),)
-
-

@@ -84,7 +84,9 @@ class Symbolic:
 
     type: TensorType
 
-    def emit(self, node_op: Op[..., Any], inputs: Mapping[str, Any], attrs: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    def emit(
+        self, node_op: Op[..., Any], inputs: Mapping[str, Any], attrs: Mapping[str, Any]
+    ) -> Any:  # noqa: ANN401
         """Add a node and return what it gives."""
         raise TypeError(f"{type(self).__name__} does not build graphs")  # a subclass's duty
 
@@ -172,16 +174,15 @@ class Op(Generic[P, R]):
         return inputs, attrs
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute on arrays, or add a node when given a graph's values."""
         inputs, attrs = self.bind(*args, **kwargs)
         symbolic = next((v for v in _flatten(inputs.values()) if isinstance(v, Symbolic)), None)
         if symbolic is not None:
-            return symbolic.emit(self, inputs, attrs)  # type: ignore[no-any-return]
+            return symbolic.emit(self, inputs, attrs)
         self.infer({k: type_of(v) for k, v in inputs.items()}, attrs)
         return self.fn(*args, **kwargs)
 
-    def infer(
-        self, inputs: Mapping[str, Any], attrs: Mapping[str, Any]
-    ) -> tuple[TensorType, ...]:
+    def infer(self, inputs: Mapping[str, Any], attrs: Mapping[str, Any]) -> tuple[TensorType, ...]:
         """Types of the outputs for inputs of these types; the arguments' check as well.
 
         Args:
@@ -260,9 +261,7 @@ class Unifier:
             self._fail(param, given, f"'{word}' = {want + plus if plus else want}")
 
     def _fail(self, param: Param, given: TensorType, want: str) -> None:
-        raise OperatorError(
-            f"{self.op.name}: {param.name} has shape {given.shape}, want {want}"
-        )
+        raise OperatorError(f"{self.op.name}: {param.name} has shape {given.shape}, want {want}")
 
     def make(self, out: Param) -> TensorType:
         """The type of an output, from what the inputs bound."""
@@ -379,9 +378,7 @@ def _parse_parameters(fn: Callable[..., Any]) -> tuple[tuple[Param, ...], dict[s
         else:
             hint, variadic = found
             params.append(
-                _parse_array(
-                    name, hint, optional=parameter.default is None, variadic=variadic
-                )
+                _parse_array(name, hint, optional=parameter.default is None, variadic=variadic)
             )
     return tuple(params), attributes
 

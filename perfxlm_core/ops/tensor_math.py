@@ -13,8 +13,8 @@ import numpy as np
 from perfxlm_core.ops.elementwise import erf as erf_float
 from perfxlm_core.ops.elementwise import sigmoid as sigmoid_float
 from perfxlm_core.ops.spec import Standard, op
-from perfxlm_core.ops.tensor_types import N2, B, E, F, K, N, broadcast_type, rounded
-from perfxlm_core.ops.types import Array, DTypes
+from perfxlm_core.ops.tensor_types import N2, F, N, broadcast_type, rounded
+from perfxlm_core.ops.types import Array
 
 NUMBER = Annotated[Array, "*shape", N]
 FLOAT = Annotated[Array, "*shape", F]

@@ -289,14 +289,18 @@ class KernelSet:
     ) -> None:
         if not isinstance(op, Op):
             raise PluginError(f"{function.__qualname__}: {op!r} is not an operator")
-        accepted = {
-            name: None if names is None else tuple(names)
-            for name, names in {
-                "dtypes": dtypes, "formats": formats, "cache_dtypes": cache_dtypes
-            }.items()
-        }  # fmt: skip
         self._kernels.append(
-            Kernel(op, self.vendor, self.device, function, two_phase, **accepted, **rest)
+            Kernel(
+                op,
+                self.vendor,
+                self.device,
+                function,
+                two_phase,
+                dtypes=None if dtypes is None else tuple(dtypes),
+                formats=None if formats is None else tuple(formats),
+                cache_dtypes=None if cache_dtypes is None else tuple(cache_dtypes),
+                **rest,
+            )
         )
 
 

@@ -101,9 +101,7 @@ def load_plugins(found: Iterable[EntryPoint] | None = None) -> Plugins:
         try:
             devices = _load_one(point, own)
         except (Exception, SystemExit) as error:  # a vendor's bug is not ours to die from
-            plugins.report.append(
-                Loaded(point.name, _distribution(point), error=_one_line(error))
-            )
+            plugins.report.append(Loaded(point.name, _distribution(point), error=_one_line(error)))
             continue
         kernels = [k for ks in own.kernels.values() for k in ks]
         plugins.registry.extend(kernels)

@@ -61,7 +61,7 @@ def evaluate(graph: Graph, feeds: dict[str, np.ndarray]) -> np.ndarray:
     """The graph's output by calling each operator on arrays."""
     known: dict[Value, Any] = {graph.inputs[n]: a for n, a in feeds.items()}
 
-    def get(value: Value | None) -> Any:  # noqa: ANN401
+    def get(value: Value | None) -> Any:
         if value is None:
             return None
         return value.constant if value.constant is not None else known[value]
@@ -79,7 +79,7 @@ def evaluate(graph: Graph, feeds: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(known[graph.outputs[0]])
 
 
-def paged(device: Any, registry: Registry, cache_dtype: str = "float32") -> Plan:  # noqa: ANN401
+def paged(device: Any, registry: Registry, cache_dtype: str = "float32") -> Plan:
     graph = tiny()
     page_attention(graph, block_size=4, max_blocks=4, cache_dtype=cache_dtype, blocks=8)
     select_rows(graph)
@@ -113,7 +113,7 @@ def test_steps_equal_the_recipe_node_by_node(
 
 
 def step(
-    bound: Any,  # noqa: ANN401
+    bound: Any,
     ids: list[list[int]],
     tables: np.ndarray,
     chunks: list[tuple[int, int]],
@@ -147,21 +147,21 @@ def step(
     return np.array(bound.view(bound.plan.graph.outputs[0].name, sizes))
 
 
-def test_rows_are_selected_before_the_final_norm(registry: Registry, host: Any) -> None:  # noqa: ANN401
+def test_rows_are_selected_before_the_final_norm(registry: Registry, host: Any) -> None:
     plan = paged(host, registry)
     names = [n.op.name for n in plan.graph.nodes]
     assert names[-3:] == ["take_rows", "rms_norm", "linear"]
     assert str(plan.graph.outputs[0].shape[0]) == "rows"
 
 
-def test_tied_weights_count_once(registry: Registry, host: Any) -> None:  # noqa: ANN401
+def test_tied_weights_count_once(registry: Registry, host: Any) -> None:
     plan = paged(host, registry)
     names = [w["name"] for w in plan.report()["weights"]]
     assert len(names) == len(set(names))
     assert names.count("embed") == 1
 
 
-def test_report_is_json(registry: Registry, host: Any) -> None:  # noqa: ANN401
+def test_report_is_json(registry: Registry, host: Any) -> None:
     import json
 
     plan = paged(host, registry)
@@ -192,7 +192,7 @@ def test_rounding_is_allowed_beside_quantized_weights_only() -> None:
 
 def test_weights_are_decoded_where_no_kernel_takes_their_format(
     host: Any, registry: Registry
-) -> None:  # noqa: ANN401
+) -> None:
     values = np.linspace(-1, 1, 4 * 32, dtype=np.float32).reshape(4, 32)
     blocks = FORMATS["q8_0"].quantize(values)
     quantized = Tensor("w", (4, 32), "q8_0", blocks.reshape(-1))
@@ -210,10 +210,10 @@ def test_weights_are_decoded_where_no_kernel_takes_their_format(
     np.testing.assert_allclose(bound.view(g.outputs[0].name)[0], want, rtol=1e-5)
 
 
-def test_updates_of_unseen_memory_need_a_kernel(remote: Any) -> None:  # noqa: ANN401
+def test_updates_of_unseen_memory_need_a_kernel(remote: Any) -> None:
     graph = tiny()
     page_attention(graph, block_size=4, max_blocks=4, cache_dtype="float32")
-    with pytest.raises(NoKernelError, match="store_kv .* has no kernel on remote"):
+    with pytest.raises(NoKernelError, match=r"store_kv .* has no kernel on remote"):
         decide(graph, remote, Registry(), SIZES)
 
 
@@ -227,7 +227,7 @@ def doubled_sum(a: AnnotatedT, b: AnnotatedT) -> AnnotatedT:
     return ops.add(total, total)
 
 
-def test_composites_without_a_kernel_run_their_body(host: Any, registry: Registry) -> None:  # noqa: ANN401
+def test_composites_without_a_kernel_run_their_body(host: Any, registry: Registry) -> None:
     g = Graph()
     a, b = (g.input(n, (3,), "float32") for n in "ab")
     y = doubled_sum(a, b)

@@ -144,12 +144,30 @@ def test_damaged_models_are_refused(change):
         load_onnx(model)
 
 
-def test_large_results_are_not_calculated_while_reading():
+LARGE = {
+    "full": "y = ConstantOfShape(n)",
+    "expand_to": "y = Expand(one, n)",
+    "tile": "y = Tile(one, n)",
+    "arange": "a = Constant <value_int = 0> () b = Constant <value_int = 9000000000> () "
+    "c = Constant <value_int = 1> () y = Range(a, b, c)",
+    "one_hot": "d = Constant <value_int = 9000000000> () v = Constant <value_ints = [0, 1]> () "
+    "y = OneHot(n, d, v)",
+    "pad": "p = Constant <value_ints = [9000000000, 0, 0, 0]> () y = Pad(one, p)",
+    "einsum": 'r = Range(z, k, u) y = Einsum <equation="a,b,c,d,e->abcde"> (r, r, r, r, r)',
+    "broadcast_add": "r = Range(z, k, u) i = Constant <value_ints = [1]> () q = Unsqueeze(r, i) "
+    "y = Add(r, q)",
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_results_are_not_calculated_while_reading(name):
     text = """g (float[N] x) => (float[M] y) {
         n = Constant <value_ints = [1000000, 1000000]> ()
-        f = ConstantOfShape(n) y = ReduceSum(f) }"""
-    graph = load_onnx(read(HEAD + text))
-    assert [n.op.name for n in graph.nodes] == ["full", "reduce_sum"]
+        one = Constant <value = float[1, 1] {1.0}> ()
+        z = Constant <value_int = 0> () u = Constant <value_int = 1> ()
+        k = Constant <value_int = 800> () """
+    graph = load_onnx(read(HEAD + text + LARGE[name] + "}"))
+    assert [n.op.name for n in graph.nodes] == [name]
 
 
 # Constants in other files

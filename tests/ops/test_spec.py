@@ -1,4 +1,4 @@
-"""What is derived from an operator's annotations: checks, types, messages; and the operators' form."""
+"""What is derived from an operator's annotations, and the form that all operators share."""
 
 import inspect
 import pickle
@@ -52,7 +52,7 @@ def test_messages_say_what_was_wanted() -> None:
         ops.rms_norm(x, np.ones(4, np.float16))
     with pytest.raises(OperatorError, match="missing a required argument: 'weight'"):
         ops.rms_norm(x)  # type: ignore[call-arg]
-    with pytest.raises(OperatorError, match="rms_norm: .*unexpected keyword argument 'epsilon'"):
+    with pytest.raises(OperatorError, match=r"rms_norm: .*unexpected keyword argument 'epsilon'"):
         ops.rms_norm(x, x[0], epsilon=1.0)  # type: ignore[call-arg]
 
 

@@ -8,7 +8,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("pip install nox && nox -s demo", "pip install nox && nox -s tests")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(ROOT.glob("plugins/*/README.md")),
+    *sorted(ROOT.glob("models/*/README.md")),
+]
 
 
 def test_the_readme_opens_with_the_two_commands():

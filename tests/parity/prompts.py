@@ -24,17 +24,18 @@ PROMPTS = (
     "<|im_start|>system\nYou are a helpful assistant that answers in one sentence.<|im_end|>\n"
     "<|im_start|>user\nWhy is the sky blue, and why are sunsets red?<|im_end|>\n"
     "<|im_start|>assistant\n",
-    "The old lighthouse keeper climbed the spiral stairs every evening, carrying a small lantern "
-    "and a notebook. For forty years he had written down the weather, the ships that passed and the "
-    "birds that rested on the railing. Tonight the sea was calm, and the only sound was the slow "
-    "turning of the lamp. He opened the notebook, wrote the date, and then he noticed something "
-    "strange on the horizon:",
+    "The old lighthouse keeper climbed the spiral stairs every evening, carrying a small "
+    "lantern and a notebook. For forty years he had written down the weather, the ships that "
+    "passed and the birds that rested on the railing. Tonight the sea was calm, and the only "
+    "sound was the slow turning of the lamp. He opened the notebook, wrote the date, and then"
+    " he noticed something strange on the horizon:",
     "Photosynthesis is the process by which plants, algae and some bacteria turn light into "
-    "chemical energy. In the light-dependent reactions, chlorophyll absorbs photons and passes electrons "
-    "along a chain of proteins in the thylakoid membrane; water is split, oxygen is released, and "
-    "ATP and NADPH are made. In the Calvin cycle, these carriers drive the fixation of carbon "
-    "dioxide into sugars. The first step is catalysed by the enzyme RuBisCO, which is perhaps the "
-    "most abundant protein on Earth. Its rate is slow, about three molecules a second, and it "
-    "sometimes binds oxygen instead of carbon dioxide. Plants of hot, dry places have therefore "
-    "evolved ways to concentrate carbon dioxide around the enzyme, for example",
+    "chemical energy. In the light-dependent reactions, chlorophyll absorbs photons and "
+    "passes electrons along a chain of proteins in the thylakoid membrane; water is split, "
+    "oxygen is released, and ATP and NADPH are made. In the Calvin cycle, these carriers "
+    "drive the fixation of carbon dioxide into sugars. The first step is catalysed by the "
+    "enzyme RuBisCO, which is perhaps the most abundant protein on Earth. Its rate is slow, "
+    "about three molecules a second, and it sometimes binds oxygen instead of carbon dioxide."
+    " Plants of hot, dry places have therefore evolved ways to concentrate carbon dioxide "
+    "around the enzyme, for example",
 )

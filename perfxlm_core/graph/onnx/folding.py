@@ -7,17 +7,22 @@ place for surprises.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from perfxlm_core.graph.ir import Value
-from perfxlm_core.ops.spec import Op
+from perfxlm_core.ops.spec import Op, TensorType
 
 FOLD_LIMIT = 4096
 """Constants of up to this many elements together are calculated with."""
-GROWING = frozenset({"full", "expand_to", "tile", "arange", "pad", "one_hot"})
-"""Operators whose output's size is in their inputs' values; folded only while it is small."""
+RESULT_LIMIT = 1 << 16
+"""Elements of a result that is calculated."""
+SIZED_BY_VALUES = frozenset({"full", "expand_to", "tile", "arange", "one_hot"})
+"""Operators whose output's size is in their inputs' values."""
+NEVER = frozenset({"pad", "einsum", "convolve"})
+"""Operators that can make much out of little, and that shapes are not made by."""
 
 
 def known_inputs(op: Op[..., Any], given: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -39,28 +44,42 @@ def known_inputs(op: Op[..., Any], given: Mapping[str, Any]) -> dict[str, Any] |
     return arrays
 
 
-def _grows(op: Op[..., Any], given: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
-    """Whether calculating now could make a large tensor out of small ones."""
-    if op.name not in GROWING:
+def stays_small(op: Op[..., Any], types: Sequence[TensorType], known: Mapping[str, Any]) -> bool:
+    """Whether the results for these inputs are small, as far as can be told beforehand."""
+    if op.name in NEVER:
         return False
-    try:
-        if op.name in ("full", "expand_to"):
-            size = float(np.prod(np.asarray(known["shape"], np.float64)))
-        elif op.name == "tile":
-            size = float(np.prod(np.asarray(known["repeats"], np.float64))) * known["x"].size
-        elif op.name == "arange":
-            start, limit, step = (float(np.asarray(known[n])) for n in ("start", "limit", "delta"))
-            size = abs((limit - start) / step)
-        elif op.name == "one_hot":
-            size = float(np.asarray(known["depth"]).reshape(())) * known["indices"].size
-        else:
-            size = float(np.abs(np.asarray(known["pads"], np.float64)).max(initial=0) + 1) ** 2
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+    for kind in types:
+        lengths = [n for n in kind.shape or () if isinstance(n, int)]
+        if prod(lengths) > RESULT_LIMIT:
+            return False
+    if op.name not in SIZED_BY_VALUES:
         return True
-    return not size <= FOLD_LIMIT
+    try:
+        return _size(op.name, known) <= RESULT_LIMIT
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return False
+
+
+def _size(name: str, known: Mapping[str, Any]) -> float:
+    def product(key: str) -> float:
+        return float(np.prod(np.asarray(known[key], np.float64)))
+
+    def number(key: str) -> float:
+        return float(np.asarray(known[key]).reshape(()))
+
+    if name == "full":
+        return product("shape")
+    if name == "expand_to":
+        return abs(product("shape")) * float(known["x"].size)
+    if name == "tile":
+        return product("repeats") * float(known["x"].size)
+    if name == "one_hot":
+        return number("depth") * float(known["indices"].size)
+    return abs((number("limit") - number("start")) / number("delta"))
 
 
 def is_static(value: Value) -> bool:
+    """Whether every length of a value's shape is a number."""
     shape = value.type.shape
     return shape is not None and all(isinstance(n, int) for n in shape)
 

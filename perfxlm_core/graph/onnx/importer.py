@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perfxlm_core.errors import CheckpointError, GraphError, OperatorError
+from perfxlm_core.errors import CheckpointError, GraphError, PerfxlmError
 from perfxlm_core.graph.ir import Graph, Node, Value
-from perfxlm_core.graph.onnx.folding import dimensions, is_static, known_inputs
+from perfxlm_core.graph.onnx.folding import dimensions, is_static, known_inputs, stays_small
 from perfxlm_core.graph.onnx.functions import body_of
 from perfxlm_core.graph.onnx.initializers import DTYPES, Initializers, dtype_of
 from perfxlm_core.graph.onnx.rules import RULES, operator_for
@@ -124,10 +125,11 @@ class Importer:
         """Convert the model's graph."""
         proto = self.model.graph
         scope = Scope(_versions(self.model.opset_import))
-        self._initializers(proto, scope)
-        for info in proto.input:
-            if info.name not in scope.values:
-                scope.values[info.name] = self._input(info)
+        with _said_of("the model's inputs and constants"):
+            self._initializers(proto, scope)
+            for info in proto.input:
+                if info.name not in scope.values:
+                    scope.values[info.name] = self._input(info)
         self.nodes(proto.node, scope)
         outputs = [(info.name, scope.find(info.name)) for info in proto.output]
         empty = [name for name, value in outputs if value is None]
@@ -188,7 +190,7 @@ class Importer:
         known = known_inputs(op, given)
         node = Node(op, given, {**_defaults(op), **attrs}, (), where)
         types = _infer(node, where)
-        if known is not None:
+        if known is not None and stays_small(op, types, known):
             return self._fold(node, known, where)
         if op is tensor_shape.shape_of and is_static(given["x"]):
             return self.constant(dimensions(given["x"].shape, node.attrs), "shape")
@@ -215,14 +217,11 @@ class Importer:
     def nodes(self, protos: Sequence[NodeProto], scope: Scope) -> None:
         """Convert nodes in order, their outputs into `scope`."""
         for proto in protos:
-            call = self._call(proto, scope)
-            try:
-                results = self.convert(call)
-            except (OperatorError, CheckpointError) as error:
-                raise GraphError(f"{call.name}: {error}") from error
-            names = list(proto.output)
-            if len(results) < len([n for n in names if n]) and any(names[len(results) :]):
-                raise GraphError(f"{call.name} has more outputs than it gives: {names}")
+            with _said_of(f"{proto.op_type} ({proto.name or list(proto.output)})"):
+                results = self.convert(self._call(proto, scope))
+                names = list(proto.output)
+                if any(names[len(results) :]):
+                    raise GraphError(f"it gives {len(results)} outputs, the model wants {names}")
             scope.values.update({n: r for n, r in zip(names, results, strict=False) if n})
 
     def _call(self, proto: NodeProto, scope: Scope) -> Call:
@@ -316,6 +315,29 @@ class Importer:
         self._initializers(proto, scope)
         self.nodes(proto.node, scope)
         return tuple(scope.find(info.name) for info in proto.output)
+
+
+_UNEXPECTED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a damaged model makes Python, NumPy or the `onnx` package raise."""
+
+
+@contextmanager
+def _said_of(where: str) -> Iterator[None]:
+    """Errors inside as GraphError that says where; a model is untrusted."""
+    try:
+        yield
+    except (GraphError, CheckpointError):
+        raise
+    except _UNEXPECTED as error:
+        kind = "" if isinstance(error, PerfxlmError) else f"{type(error).__name__}: "
+        raise GraphError(f"{where}: {kind}{error}") from error
 
 
 def _versions(imports: Any) -> dict[str, int]:  # noqa: ANN401

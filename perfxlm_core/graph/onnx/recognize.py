@@ -1,8 +1,8 @@
 """A portable decoder turned back into what a recipe builds, so that it can be planned and served.
 
 In the file a value is [batch, sequence, width] and attention carries its cache along; a recipe
-knows flat tokens, and attention without a cache. `as_recipe` walks the nodes once and says for each value
-what it is in the recipe's terms.
+knows flat tokens, and attention without a cache. `as_recipe` walks the nodes once and says for each
+value what it is in the recipe's terms.
 """
 
 from __future__ import annotations

@@ -46,6 +46,5 @@ def _row_by_row(node: Node) -> bool:
         return False
     out = node.op.outputs[0].dims
     (param,) = [p for p, v in node.arguments() if v.constant is None]
-    return param.dims[:1] == out[:1] == ("*batch",) and len(out) == 2 or (
-        param.dims == out == ("*batch",)
-    )
+    per_row = param.dims[:1] == out[:1] == ("*batch",)
+    return per_row and (len(out) == 2 or param.dims == out == ("*batch",))
