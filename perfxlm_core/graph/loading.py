@@ -119,7 +119,8 @@ def plan_model(
 ) -> tuple[Plan, Limits]:
     """Everything up to the point where memory would be taken: what `perfxlm inspect` shows."""
     dtype = activation_dtype(options.dtype, device)
-    graph = build_graph(source, dtype, options.hf_overrides)
+    limit = {} if options.max_model_len is None else {"max_model_len": options.max_model_len}
+    graph = build_graph(source, dtype, {**limit, **options.hf_overrides})
     if options.dtype == "auto":
         allow_rounding(graph)
     layers = cache_layers(graph)

@@ -27,7 +27,7 @@ HARMLESS = frozenset(
     task_specific_params tokenizer_class prefix decoder_start_token_id begin_suppress_tokens
     suppress_tokens remove_invalid_values pruned_heads tf_legacy_loss use_bfloat16 num_labels
     _attn_implementation _attn_implementation_autoset attn_implementation torchscript
-    max_position_embeddings max_window_layers vocab_size is_llama_config
+    max_model_len max_position_embeddings max_window_layers vocab_size is_llama_config
     transformers.js_config unsloth_fixed unsloth_version
     """.split()
 )

@@ -1,8 +1,16 @@
 """Reading models: constants in other files, functions, branches, and files that lie."""
 
+import contextlib
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from perfxlm_core.errors import ArgumentError, CheckpointError, GraphError, PerfxlmError
@@ -270,6 +278,35 @@ def test_packed_constants_are_unpacked(tmp_path, name):
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     have = interpret(load_onnx(tmp_path / "model.onnx"), {})[0]
     np.testing.assert_array_equal(have, codes.astype(np.float32))
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(-1, 255)), min_size=1, max_size=4
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_damaged_bytes_give_our_errors_only(changes):
+    damaged = bytearray(read(LOCAL).SerializeToString())
+    for place, byte in changes:
+        index = int(place * len(damaged))
+        if byte < 0:
+            del damaged[index]
+        else:
+            damaged[index] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(damaged)
+        with contextlib.suppress(PerfxlmError):
+            load_onnx(path)
+
+
+def test_onnx_is_imported_only_to_read_and_write():
+    code = (
+        "import sys, perfxlm_core.graph.interpret, perfxlm_core.graph.onnx, perfxlm_core.ops.tensor;"
+        "sys.exit('onnx' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_not_a_model(tmp_path):

@@ -55,12 +55,22 @@ def test_embedding(bench, weight, format_name, data, seed, tokens):
 
 
 def rounded_activations(x: np.ndarray) -> np.ndarray:
-    """What the kernel should multiply with: codes of 8 bits times a scale for every 32."""
+    """What the kernel should multiply with: codes of 8 bits times a scale for every 32.
+
+    Blocks that stand out among their token's are rounded a second time, what was left over.
+    """
     blocks = x.reshape(*x.shape[:-1], -1, 32)
+    once = rounded_blocks(blocks)
+    top = np.abs(blocks).max(axis=-1, keepdims=True)
+    outlier = top > 2 * top.mean(axis=-2, keepdims=True)
+    twice = once + rounded_blocks((blocks - once).astype(np.float32))
+    return np.where(outlier, twice, once).reshape(x.shape)
+
+
+def rounded_blocks(blocks: np.ndarray) -> np.ndarray:
     top = np.abs(blocks).max(axis=-1, keepdims=True)
     inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 0)
-    codes = np.rint(blocks.astype(np.float64) * inverse)
-    return (codes * (top / np.float32(127))).reshape(x.shape)
+    return np.rint(blocks.astype(np.float64) * inverse) * (top / np.float32(127))
 
 
 @pytest.mark.parametrize("format_name", ROUNDED)
@@ -71,11 +81,13 @@ def rounded_activations(x: np.ndarray) -> np.ndarray:
     rows=st.integers(1, 70),
     blocks=st.integers(1, 20),
     bias=st.booleans(),
+    outlier=st.sampled_from([1, 10, 1000]),
 )
-def test_rounded(bench, weight, format_name, seed, tokens, rows, blocks, bias):
+def test_rounded(bench, weight, format_name, seed, tokens, rows, blocks, bias, outlier):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((tokens, 32 * blocks)).astype(np.float32)
     x[rng.random(x.shape) < 0.1] = 0
+    x[:, rng.integers(0, 32 * blocks)] *= outlier
     arrays = {
         "x": x,
         "weight": weight(rng, format_name, rows, 32 * blocks),

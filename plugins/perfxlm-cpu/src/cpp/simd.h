@@ -256,7 +256,11 @@ struct BFloat16 {
   static float get(uint16_t v) { return bfloat_to_float(v); }
   static uint16_t put(float v) { return float_to_bfloat(v); }
   static F load(const uint16_t* p) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    return (F)((U)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)) << 16);
+#else
     return (F)(__builtin_convertvector(load_as<H>(p), U) << 16);
+#endif
   }
 };
 
