@@ -57,11 +57,13 @@ def generate(
 
 
 def _prompt(given: str | None) -> str:
-    if given is not None:
-        return given
-    if sys.stdin.isatty():
-        raise click.UsageError("no prompt: pass one with -p, or on standard input")
-    return sys.stdin.read().rstrip("\n")
+    if given is None:
+        if sys.stdin.isatty():
+            raise click.UsageError("no prompt: pass one with -p, or on standard input")
+        given = sys.stdin.read().rstrip("\n")
+    if not given:
+        raise click.UsageError("the prompt is empty")
+    return given
 
 
 def _messages(system: str | None, text: str) -> list[dict[str, str]]:

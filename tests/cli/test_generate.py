@@ -96,6 +96,8 @@ def test_a_reader_that_leaves_is_no_crash():
         (["-p", "x", "--kv-cache-memory-bytes", "1"], "KV cache"),
         (["-p", "x", "--gpu-memory-utilization", "0.000001"], "gpu_memory_utilization"),
         (["-p", "x", "--raw", "--system", "y"], "--system needs a model with a chat template"),
+        (["-p", ""], "the prompt is empty"),
+        ([], "the prompt is empty"),
         (["-p", "x", "--no-such-option"], "No such option"),
     ],
 )

@@ -39,14 +39,17 @@ class WeightFile:
         return Tensor(name, shape, form, data, TensorSource(self.path, offset, data.nbytes))
 
 
-def decoder(weights, *, window=None, soft_cap=None, bias=False, norm_heads=False, turned=SIZE):
+def decoder(
+    weights, *, window=None, soft_cap=None, bias=False, norm_heads=False, turned=SIZE,
+    dtype="float32",
+):  # fmt: skip
     """A decoder of two layers as a recipe would build it."""
     shapes = {}
 
     def find(name):
         return weights(name, *shapes[name])
 
-    g = Graph(find)
+    g = Graph(find, dtype=dtype)
 
     def weight(name, *shape):
         shapes[name] = shape
@@ -58,7 +61,7 @@ def decoder(weights, *, window=None, soft_cap=None, bias=False, norm_heads=False
 
     table = weight("embed.weight", VOCAB, HIDDEN)
     inverse = g.constant("rope", (1.0 / 100.0 ** np.arange(0, 1, 2 / turned)).astype(np.float32))
-    x = ops.embedding(g.token_ids, table)
+    x = ops.embedding(g.token_ids, table, dtype=dtype)
     cos, sin = ops.rotary_table(
         g.positions, inverse, attention_factor=1.0 if turned == SIZE else 1.1
     )

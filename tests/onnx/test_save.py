@@ -1,6 +1,7 @@
 """Writing models: what ONNX Runtime and our own importer make of them."""
 
 import os
+import shutil
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from perfxlm_core import ops
 from perfxlm_core.errors import ArgumentError, GraphError
 from perfxlm_core.graph.interpret import interpret
-from perfxlm_core.graph.onnx import load_onnx, save_onnx
+from perfxlm_core.graph.onnx import as_recipe, load_onnx, save_onnx
 from perfxlm_core.graph.onnx.block_functions import (
     DOMAIN,
     FORMATS_WITH_FUNCTIONS,
@@ -19,6 +20,7 @@ from perfxlm_core.graph.onnx.block_functions import (
     block_functions,
 )
 from perfxlm_core.ops.formats import FORMATS
+from perfxlm_core.ops.types import numpy_dtype
 
 from .conftest import HEADS, HIDDEN, KV_HEADS, LAYERS, SIZE, decoder
 
@@ -45,9 +47,10 @@ def expected(graph, ids):
     return np.stack(rows)
 
 
-def past(batch, length=0):
+def past(batch, length=0, dtype="float32"):
+    shape = (batch, KV_HEADS, length, SIZE)
     return {
-        f"past_key_values.{i}.{kind}": np.zeros((batch, KV_HEADS, length, SIZE), np.float32)
+        f"past_key_values.{i}.{kind}": np.zeros(shape, numpy_dtype(dtype))
         for i in range(LAYERS)
         for kind in ("key", "value")
     }
@@ -108,6 +111,20 @@ def test_variants_of_models(tmp_path, weight_file, options):
     np.testing.assert_allclose(ours, want, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "q4_1"])
+def test_narrow_activations(tmp_path, weight_file, weights, dtype):
+    graph = decoder(weight_file(weights), dtype=dtype)
+    again = load_onnx(save_onnx(graph, tmp_path / "out").path)
+    want = expected(graph, TOKENS)
+    have = interpret(again, feeds_of(TOKENS, past(2, dtype=dtype)))[0]
+    assert have.dtype == numpy_dtype(dtype)
+    bound = {"float16": 4e-3, "bfloat16": 3e-2}[dtype] * np.abs(want.astype(np.float32)).max()
+    recipe = expected(as_recipe(again), TOKENS)
+    for one in (have, recipe):
+        np.testing.assert_allclose(one.astype(np.float32), want.astype(np.float32), atol=bound)
+
+
 def test_weights_are_not_copied(tmp_path, weight_file):
     weights = weight_file("q4_1")
     saved = save_onnx(decoder(weights), tmp_path / "out")
@@ -165,7 +182,30 @@ def test_nothing_is_left_behind_after_a_failure(tmp_path, weight_file):
     node.inputs["sinks"] = sinks
     with pytest.raises(GraphError, match="sinks"):
         save_onnx(graph, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(GraphError, match="sinks"):
+        save_onnx(graph, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "replace"), (shutil, "copyfile")])
+def test_a_full_disk_is_our_error(tmp_path, weight_file, monkeypatch, module, name):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    weights = weight_file("q4_0")
+    monkeypatch.setattr(module, name, full)
+    with pytest.raises(ArgumentError, match="No space left"):
+        save_onnx(decoder(weights), tmp_path / "out", form="standard", files=[weights.path])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_a_file_is_our_error(tmp_path, weight_file):
+    (tmp_path / "out").touch()
+    with pytest.raises(ArgumentError, match="cannot write"):
+        save_onnx(decoder(weight_file("q4_0")), tmp_path / "out")
 
 
 def test_graphs_without_weights_are_refused(tmp_path):

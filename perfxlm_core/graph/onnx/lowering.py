@@ -28,6 +28,7 @@ from perfxlm_core.graph.onnx.weights import (
 )
 from perfxlm_core.ops.formats import FORMATS, Tensor
 from perfxlm_core.ops.spec import Op
+from perfxlm_core.ops.types import numpy_dtype
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
@@ -125,7 +126,9 @@ class Lowering:
 
     def number(self, value: Any, dtype: str) -> str:  # noqa: ANN401
         """A small constant of the file."""
-        tensor = Tensor.from_array(f"constant.{dtype}.{value}", np.asarray(value, dtype))
+        tensor = Tensor.from_array(
+            f"constant.{dtype}.{value}", np.asarray(value, numpy_dtype(dtype))
+        )
         return self.add(tensor.name, tensor)
 
     def add(self, name: str, tensor: Tensor) -> str:

@@ -65,7 +65,8 @@ def as_recipe(graph: Graph) -> Graph:
 class _Reader:
     def __init__(self, graph: Graph) -> None:
         self.old = graph
-        self.new = Graph()
+        attention = (n for n in graph.nodes if n.op is tensor_attention.dense_attention)
+        self.new = Graph(dtype=next(attention).outputs[0].dtype)
         self.known: dict[Value, Any] = {}
         self.tables: dict[Any, tuple[Value, Value]] = {}
         self.layers = 0
@@ -209,7 +210,7 @@ def _flat(x: Value) -> Value:
 
 def _passed(reader: _Reader, node: Node) -> Any:  # noqa: ANN401
     """Casts and new axes of ids, positions and weights change nothing in a recipe."""
-    x = reader.get(node.inputs["x"])
+    x = reader.get(next(iter(node.inputs.values())))
     if isinstance(x, Value) and node.attrs.get("to") == x.dtype:
         return x  # rows of a table, which a recipe's embedding gives in the activation dtype
     return x if isinstance(x, Part) or _is_constant(x) else None
@@ -234,7 +235,7 @@ def _embedding(reader: _Reader, node: Node) -> Any:  # noqa: ANN401
     ids, table = (reader.get(node.inputs[n]) for n in names)
     if not isinstance(ids, Part) or ids.kind != "ids" or not _is_constant(table):
         return None
-    return ops.embedding(reader.new.token_ids, table, dtype="float32")
+    return ops.embedding(reader.new.token_ids, table, dtype=reader.new.dtype)
 
 
 def _linear(reader: _Reader, node: Node) -> Any:  # noqa: ANN401

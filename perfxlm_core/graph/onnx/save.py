@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -77,32 +78,42 @@ def save_onnx(
         files: others to copy beside it (tokenizer, configuration).
 
     Raises:
-        ArgumentError: `form` is unknown, or the folder cannot be made.
+        ArgumentError: `form` is unknown, or the folder cannot be written.
         GraphError: the graph holds what has no portable form; nothing is left behind.
     """
     if form not in FORMS:
         raise ArgumentError(f"form={form!r}, want one of {', '.join(FORMS)}")
     target = Path(folder)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArgumentError(f"cannot write into {target}: {error}") from error
+    made = not target.exists()
     weights = WeightFiles(target, f"{name}.data")
     part = target / f".{name}.part"
     try:
+        target.mkdir(parents=True, exist_ok=True)
         low = Lowering(graph, form, weights)
         model = _model(graph, low, low.run())
         part.write_bytes(model.SerializeToString())
         weights.finish()
+        for extra in files:
+            if Path(extra).resolve() != (target / Path(extra).name).resolve():
+                shutil.copyfile(extra, target / Path(extra).name)
         os.replace(part, target / name)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        weights.abandon()
+    except BaseException as error:
+        _clean(target, part, weights, made)
+        if isinstance(error, OSError):
+            raise ArgumentError(f"cannot write into {target}: {error}") from error
         raise
-    for extra in files:
-        if Path(extra).resolve() != (target / Path(extra).name).resolve():
-            shutil.copyfile(extra, target / Path(extra).name)
     return _report(target / name, low, weights)
+
+
+def _clean(target: Path, part: Path, weights: WeightFiles, made: bool) -> None:
+    """Leave the folder as it was; one that was made goes if nothing else is in it."""
+    if not target.is_dir():
+        return
+    part.unlink(missing_ok=True)
+    weights.abandon()
+    if made:
+        with contextlib.suppress(OSError):
+            target.rmdir()
 
 
 def _report(path: Path, low: Lowering, weights: WeightFiles) -> SavedModel:

@@ -41,6 +41,7 @@ class WeightFiles:
         self.written_bytes = 0
         self._locations: dict[Path, str] = {}
         self._data: BinaryIO | None = None
+        self._finished = False
 
     @property
     def temporary(self) -> Path:
@@ -94,6 +95,7 @@ class WeightFiles:
             self._data.close()
             self._data = None
             os.replace(self.temporary, self.folder / self.data_name)
+            self._finished = True
 
     def abandon(self) -> None:
         """Remove what was made, after a failure."""
@@ -102,6 +104,8 @@ class WeightFiles:
             self._data = None
         for path in (self.temporary, *self.linked, *self.copied):
             path.unlink(missing_ok=True)
+        if self._finished:
+            (self.folder / self.data_name).unlink(missing_ok=True)
 
 
 def initializer(tensor: Tensor, files: WeightFiles, name: str) -> TensorProto:

@@ -9,7 +9,7 @@ from perfxlm_core import ops
 from perfxlm_core.plugin import FORMATS
 
 PLAIN = ["float32", "float16", "bfloat16"]
-ROUNDED = ["q4_0", "q4_1", "q8_0"]
+ROUNDED = ["q4_0", "q4_1", "q8_0", "q4_k", "q6_k"]
 SEEDS = st.integers(0, 2**32 - 1)
 TOKENS = st.sampled_from([0, 1, 2, 3, 4, 5, 8, 9, 17])
 

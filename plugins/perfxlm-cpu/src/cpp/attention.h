@@ -83,41 +83,59 @@ struct Item {
   int64_t rows() const { return tokens * heads; }
 };
 
-// sums[rows, dim] += weights[rows, keys] * values[keys, dim], for R rows and N vectors of columns,
-// of the last of which `live` lanes exist.
-template <class E, int R, int N>
-inline void add_values(const float* weights, const typename E::type* const* values, int64_t keys,
+// sums[rows, d..] += weights[rows, n] * values[n, d..], for R rows and N vectors of columns;
+// `value(j)` is where row j of the values begins. One vector may have only `live` lanes.
+template <class E, int R, int N, class Value>
+inline void add_values(const float* weights, int64_t weight_stride, Value value, int64_t n,
                        int64_t d, int64_t live, float* sums, int64_t stride) {
   F acc[R][N];
   for (int r = 0; r < R; ++r) {
-    for (int n = 0; n < N; ++n) acc[r][n] = load(sums + r * stride + d + n * W);
+    for (int i = 0; i < N; ++i) acc[r][i] = load(sums + r * stride + d + i * W);
   }
-  for (int64_t j = 0; j < keys; ++j) {
+  for (int64_t j = 0; j < n; ++j) {
     F v[N];
-    for (int n = 0; n < N; ++n) v[n] = load_elements<E>(values[j] + d + n * W, n < N - 1 ? W : live);
+    const auto* p = value(j) + d;
+    for (int i = 0; i < N; ++i) {
+      if constexpr (N == 1) {
+        v[i] = load_elements<E>(p, live);
+      } else {
+        v[i] = E::load(p + i * W);
+      }
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      const F p = all(weights[r * kKeyTile + j]);
+      const F w = all(weights[r * weight_stride + j]);
 #pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) acc[r][n] += p * v[n];
+      for (int i = 0; i < N; ++i) acc[r][i] += w * v[i];
     }
   }
   for (int r = 0; r < R; ++r) {
-    for (int n = 0; n < N; ++n) store(sums + r * stride + d + n * W, acc[r][n]);
+    for (int i = 0; i < N; ++i) store(sums + r * stride + d + i * W, acc[r][i]);
   }
 }
 
-template <class E, int R>
-inline void add_all_values(const float* weights, const typename E::type* const* values,
-                           int64_t keys, int64_t dim, float* sums, int64_t stride) {
+template <class E, int R, class Value>
+inline void add_some_rows(const float* weights, int64_t weight_stride, Value value, int64_t n,
+                          int64_t dim, float* sums, int64_t stride) {
   int64_t d = 0;
   for (; d + kTile * W <= dim; d += kTile * W) {
-    add_values<E, R, kTile>(weights, values, keys, d, W, sums, stride);
+    add_values<E, R, kTile>(weights, weight_stride, value, n, d, W, sums, stride);
   }
   for (; d < dim; d += W) {
     const int64_t live = dim - d < W ? dim - d : W;
-    add_values<E, R, 1>(weights, values, keys, d, live, sums, stride);
+    add_values<E, R, 1>(weights, weight_stride, value, n, d, live, sums, stride);
   }
+}
+
+template <class E, class Value>
+inline void add_rows(int64_t rows, const float* weights, int64_t weight_stride, Value value,
+                     int64_t n, int64_t dim, float* sums, int64_t stride) {
+  for (; rows >= 4; rows -= 4, weights += 4 * weight_stride, sums += 4 * stride) {
+    add_some_rows<E, 4>(weights, weight_stride, value, n, dim, sums, stride);
+  }
+  if (rows == 3) add_some_rows<E, 3>(weights, weight_stride, value, n, dim, sums, stride);
+  if (rows == 2) add_some_rows<E, 2>(weights, weight_stride, value, n, dim, sums, stride);
+  if (rows == 1) add_some_rows<E, 1>(weights, weight_stride, value, n, dim, sums, stride);
 }
 
 // Scores of one row to softmax weights, in place; updates the row's maximum, total and sums.
@@ -202,18 +220,18 @@ inline void weigh_keys(const Attention& a, const Item& item, const AttentionSpac
   }
 }
 
+// keys [n, head_dim] to columns [head_dim, kKeyTile] of float32; columns from n on are anything.
 template <class E>
-inline void sum_values(const Attention& a, const Item& item, const AttentionSpace& s,
-                       const typename E::type* const* values, int64_t n) {
-  const int64_t wide = padded(a.v_head_dim);
-  for (int64_t r = 0; r < item.rows();) {
-    const float* weights = s.weights + r * kKeyTile;
-    float* sums = s.sums + r * wide;
-    switch (item.rows() - r) {
-      case 1: add_all_values<E, 1>(weights, values, n, a.v_head_dim, sums, wide), r += 1; break;
-      case 2: add_all_values<E, 2>(weights, values, n, a.v_head_dim, sums, wide), r += 2; break;
-      case 3: add_all_values<E, 3>(weights, values, n, a.v_head_dim, sums, wide), r += 3; break;
-      default: add_all_values<E, 4>(weights, values, n, a.v_head_dim, sums, wide), r += 4;
+inline void transpose_keys(const typename E::type* const* keys, int64_t n, int64_t head_dim,
+                           float* columns) {
+  for (int64_t j = 0; j < n; j += W) {
+    for (int64_t d = 0; d < head_dim; d += W) {
+      F block[W];
+      for (int i = 0; i < W; ++i) {
+        block[i] = load_elements<E>(keys[j + i < n ? j + i : j] + d, head_dim - d);
+      }
+      transpose(block);
+      for (int i = 0; i < W; ++i) store(columns + (d + i) * kKeyTile + j, block[i]);
     }
   }
 }
@@ -226,25 +244,25 @@ inline void attend_tile(const Attention& a, const Item& item, const AttentionSpa
   const T *keys[kKeyTile + 3], *values[kKeyTile];
   find_rows<E>(a, item, a.k_cache, a.head_dim, from, n, keys);
   find_rows<E>(a, item, a.v_cache, a.v_head_dim, from, n, values);
-  for (int64_t j = n; j < n + 3; ++j) keys[j] = keys[0];  // scores come four at a time
-  if (sizeof(T) == sizeof(float) || item.rows() <= 4) {
+  const int64_t wide = padded(a.v_head_dim);
+  if (item.rows() <= 4) {
+    for (int64_t j = n; j < n + 3; ++j) keys[j] = keys[0];  // scores come four at a time
     score_keys<E>(a, item, s, keys, n);
     weigh_keys(a, item, s, from, n);
-    sum_values<E>(a, item, s, values, n);
+    const auto value = [&](int64_t j) { return values[j]; };
+    add_rows<E>(item.rows(), s.weights, kKeyTile, value, n, a.v_head_dim, s.sums, wide);
     return;
   }
-  // Rows that are read many times are converted once.
-  const float *wide_keys[kKeyTile + 3], *wide_values[kKeyTile];
-  for (int64_t j = 0; j < n + 3; ++j) {
-    wide_keys[j] = s.keys + (j < n ? j : 0) * a.head_dim;
-    if (j >= n) continue;
-    wide_values[j] = s.values + j * a.v_head_dim;
-    widen<E>(keys[j], s.keys + j * a.head_dim, a.head_dim);
-    widen<E>(values[j], s.values + j * a.v_head_dim, a.v_head_dim);
-  }
-  score_keys<Float32>(a, item, s, wide_keys, n);
+  // For many rows: keys side by side in a vector, values converted once.
+  transpose_keys<E>(keys, n, a.head_dim, s.keys);
+  for (int64_t j = 0; j < n; ++j) widen<E>(values[j], s.values + j * a.v_head_dim, a.v_head_dim);
+  std::memset(s.weights, 0, (size_t)(sizeof(float) * item.rows() * kKeyTile));
+  const auto column = [&](int64_t d) { return s.keys + d * kKeyTile; };
+  add_rows<Float32>(item.rows(), s.queries, a.head_dim, column, a.head_dim, kKeyTile, s.weights,
+                    kKeyTile);
   weigh_keys(a, item, s, from, n);
-  sum_values<Float32>(a, item, s, wide_values, n);
+  const auto value = [&](int64_t j) { return s.values + j * a.v_head_dim; };
+  add_rows<Float32>(item.rows(), s.weights, kKeyTile, value, n, a.v_head_dim, s.sums, wide);
 }
 
 inline void begin_item(const Attention& a, const Item& item, const AttentionSpace& s, bool sinks) {

@@ -49,7 +49,7 @@ struct Entry {
 };
 
 // Repacks rows of a quantized weight into the tiles of `linear_int8`; see linear_int8.h.
-using Pack = void (*)(int kind, const uint8_t* source, uint8_t* target, int64_t rows,
+using Pack = void (*)(int format, const uint8_t* source, uint8_t* target, int64_t rows,
                       int64_t columns, int64_t first_tile, int64_t last_tile);
 
 struct Variant {

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernel.h"
+
 namespace perfxlm {
 
 // Attention: an item's most rows and heads, and the keys of a tile.
@@ -27,23 +29,37 @@ constexpr int64_t attention_shared(int64_t v_head_dim, int64_t threads) {
   return 4 * threads * kPartsPerThread * kItemRows * (padded(v_head_dim) + 2);
 }
 
-// Weights packed for linear_int8.
-enum TileKind : int { kTileQ4_0, kTileQ4_1, kTileQ8_0, kTileKinds };
+// Weights packed for linear_int8: how tiles are laid out, and which formats go into which.
+enum TileKind : int { kTileQ4_0, kTileQ4_1, kTileQ6, kTileQ8_0 };
+
+constexpr int tile_kind(int format) {
+  switch (format) {
+    case kQ4_0: return kTileQ4_0;
+    case kQ4_1: case kQ4K: return kTileQ4_1;
+    case kQ6K: return kTileQ6;
+    default: return kTileQ8_0;
+  }
+}
 
 constexpr int kTileRows = 16;
 constexpr int kTileTokens = 8;    // most tokens multiplied at once
 constexpr int kChunkTokens = 64;  // most tokens in a workspace
 
 constexpr int tile_block_bytes(int kind) {
-  return kind == kTileQ8_0 ? 512 + 32 : kind == kTileQ4_1 ? 256 + 64 : 256 + 32;
+  switch (kind) {
+    case kTileQ4_0: return 256 + 32;
+    case kTileQ4_1: return 256 + 64;
+    case kTileQ6: return 256 + 128 + 64;
+    default: return 512 + 32;
+  }
 }
 
 constexpr int64_t packed_bytes(int kind, int64_t rows, int64_t columns) {
   return (rows + kTileRows - 1) / kTileRows * (columns / 32) * tile_block_bytes(kind);
 }
 
-// Bytes of 32 rounded activations: codes, scale, sum and flag, twice for those with outliers.
-constexpr int kColumnBytes = 2 * 44;
+// Bytes of 32 rounded activations: codes, scale, two sums and flag, twice for those with outliers.
+constexpr int kColumnBytes = 2 * 48;
 
 // Bytes of a thread's workspace.
 constexpr int64_t linear_int8_workspace(int64_t columns) {

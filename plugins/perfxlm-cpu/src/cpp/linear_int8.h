@@ -1,12 +1,17 @@
-// out = x * weight^T + bias with activations rounded to 8 bits, for q4_0, q4_1 and q8_0 weights.
+// out = x * weight^T + bias with activations rounded to 8 bits, for 4-, 6- and 8-bit weights.
 //
 // The weight is repacked once, into tiles of 16 rows. A tile holds, for each block of 32 columns:
 //
 //   codes    q4: 4 groups of 64 bytes; byte 4 * row + j of group g has column 8 * g + j in its low
 //            nibble and column 8 * g + 4 + j in its high one
+//            q6: the same for the low four bits, then 2 groups of 64 bytes; bits 2 * i and 2 * i + 1
+//            of byte 4 * row + j of group p are the high ones of column 16 * p + 4 * i + j
 //            q8: 8 groups of 64 bytes; byte 4 * row + j of group g has column 4 * g + j
-//   scales   16 float16
+//   scales   16 float16; twice for q6, whose scales hold for 16 columns
 //   minima   16 float16 (q4_1 only)
+//
+// q4_k becomes q4_1, its scales and minima multiplied out and rounded to float16, as q6_k's are; an
+// error of half a thousandth, an eighth of what rounding the activations costs.
 //
 // so that one vector holds 4 columns of each of its rows, as instructions for 8-bit dot products
 // want them, and a tile is read front to back exactly once. Rows beyond the last are zero.
@@ -37,6 +42,7 @@ struct Block {
     float sums[T];       // q4_1: scale * sum of the codes, which the minimum multiplies
     int32_t offsets[T];  // others: what the integer sum starts with, so that codes may be unsigned
   };
+  int32_t uppers[T];  // q6: the same for columns 16 to 31
   int32_t again;  // whether the next block is of the same columns
 };
 static_assert(2 * sizeof(Block<1>) == kColumnBytes, "linear_int8_workspace counts on it");
@@ -48,7 +54,7 @@ constexpr int kByteOffset = 128;  // signed weight codes are made unsigned by ad
 constexpr int kByteOffset = 0;
 #endif
 
-// acc[i] += the four products of unsigned bytes of w[i] (at most 15 unless VNNI) and signed of a[i].
+// acc[i] += the four products of unsigned bytes of w[i] (at most 63 unless VNNI) and signed of a[i].
 inline I dot_nibbles(I acc, I w, I a) {
 #if defined(__AVX512VNNI__)
   return (I)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)a);
@@ -101,7 +107,8 @@ inline void prefetch(const uint8_t* p, int bytes) {
 template <int Kind, int T>
 inline void multiply_tile(const uint8_t* tile, int lane, const Block<T>* x, int64_t blocks,
                           F* out) {
-  constexpr int bytes = tile_block_bytes(Kind), scales = Kind == kTileQ8_0 ? 512 : 256;
+  constexpr int bytes = tile_block_bytes(Kind);
+  constexpr int scales = Kind == kTileQ8_0 ? 512 : Kind == kTileQ6 ? 384 : 256;
   F total[T]{};
   for (int64_t b = 0; b < blocks; ++x) {
     prefetch(tile + 3072, bytes);
@@ -118,7 +125,20 @@ inline void multiply_tile(const uint8_t* tile, int lane, const Block<T>* x, int6
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
         const U pair = load_as<U>(tile + 64 * g + 4 * lane);
-        const I low = (I)(pair & 0x0f0f0f0f), high = (I)(pair >> 4 & 0x0f0f0f0f);
+        I low = (I)(pair & 0x0f0f0f0f), high = (I)(pair >> 4 & 0x0f0f0f0f);
+        if constexpr (Kind == kTileQ6) {
+          const U bits = load_as<U>(tile + 256 + 64 * (g / 2) + 4 * lane) >> (4 * (g % 2));
+          low |= (I)((bits & 0x03030303) << 4);
+          high |= (I)((bits & 0x0c0c0c0c) << 2);
+          if (g == 2) {
+            const F scale = load_half(tile + scales + 2 * lane);
+#pragma GCC unroll 8
+            for (int t = 0; t < T; ++t) {
+              total[t] += to_float(acc[t]) * (scale * x->scales[t]);
+              acc[t] = all(x->uppers[t]);
+            }
+          }
+        }
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) {
           acc[t] = dot_nibbles(acc[t], low, same_bytes(&x->codes[t][8 * g]));
@@ -126,7 +146,7 @@ inline void multiply_tile(const uint8_t* tile, int lane, const Block<T>* x, int6
         }
       }
     }
-    const F scale = load_half(tile + scales + 2 * lane);
+    const F scale = load_half(tile + scales + (Kind == kTileQ6 ? 32 : 0) + 2 * lane);
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) total[t] += to_float(acc[t]) * (scale * x->scales[t]);
     if constexpr (Kind == kTileQ4_1) {
@@ -147,40 +167,43 @@ inline float largest_of_block(const float* x) {
   return largest(peak);
 }
 
-// 32 activations whose largest magnitude is `top`: codes, their sum, and what they leave over.
-// Returns the scale.
-inline float round_block(const float* x, float top, int8_t* codes, int32_t* sum_of_codes,
-                         float* rest) {
+// 32 activations whose largest magnitude is `top`: codes, the sums of either half of them, and what
+// they leave over. Returns the scale.
+inline float round_block(const float* x, float top, int8_t* codes, int32_t* sums, float* rest) {
   const float inverse = top > 0 ? 127.0f / top : 0.0f, scale = top / 127.0f;
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  I total{};
+  I total[2]{};
   for (int i = 0; i < 32; i += W) {
     const F v = load(x + i);
     const I code = as_int(v * inverse + magic) - as_int(all(magic));
-    total += code;
+    total[i / 16] += code;
     store(rest + i, v - to_float(code) * scale);
     const B narrow = __builtin_convertvector(code, B);
     std::memcpy(codes + i, &narrow, W);
   }
-  *sum_of_codes = sum(total);
+  sums[0] = sum(total[0]), sums[1] = sum(total[1]);
   return scale;
 }
 
 constexpr float kOutlier = 2.0f;  // of the mean of the largest magnitudes of a token's blocks
 
 template <int Kind, int T>
-inline void set_token(Block<T>* block, int t, float scale, int32_t sum_of_codes) {
+inline void set_token(Block<T>* block, int t, float scale, const int32_t* sums) {
   block->scales[t] = scale;
   if (Kind == kTileQ4_1) {
-    block->sums[t] = scale * (float)sum_of_codes;
+    block->sums[t] = scale * (float)(sums[0] + sums[1]);
+  } else if (Kind == kTileQ6) {
+    block->offsets[t] = -32 * sums[0];
+    block->uppers[t] = -32 * sums[1];
   } else {
-    block->offsets[t] = -(Kind == kTileQ4_0 ? 8 : kByteOffset) * sum_of_codes;
+    block->offsets[t] = -(Kind == kTileQ4_0 ? 8 : kByteOffset) * (sums[0] + sums[1]);
   }
 }
 
 template <int Kind, int T>
 inline void clear_token(Block<T>* block, int t) {
-  set_token<Kind>(block, t, 0.0f, 0);
+  constexpr int32_t nothing[2] = {0, 0};
+  set_token<Kind>(block, t, 0.0f, nothing);
   std::memset(block->codes[t], 0, 32);
 }
 
@@ -205,9 +228,9 @@ inline void round_tokens(const float* x, int64_t columns, int64_t live, Block<T>
       }
       const float* from = x + t * columns + 32 * b;
       const float top = largest_of_block(from);
-      int32_t total;
-      const float scale = round_block(from, top, block->codes[t], &total, rest[t]);
-      set_token<Kind>(block, t, scale, total);
+      int32_t sums[2];
+      const float scale = round_block(from, top, block->codes[t], sums, rest[t]);
+      set_token<Kind>(block, t, scale, sums);
       outlier[t] = top > limits[t];
       block->again |= outlier[t];
     }
@@ -220,10 +243,10 @@ inline void round_tokens(const float* x, int64_t columns, int64_t live, Block<T>
         continue;
       }
       alignas(64) float nothing[32];
-      int32_t total;
+      int32_t sums[2];
       const float top = largest_of_block(rest[t]);
-      const float scale = round_block(rest[t], top, second->codes[t], &total, nothing);
-      set_token<Kind>(second, t, scale, total);
+      const float scale = round_block(rest[t], top, second->codes[t], sums, nothing);
+      set_token<Kind>(second, t, scale, sums);
     }
   }
 }
@@ -333,45 +356,102 @@ inline void linear_int8(const Call& c, const Worker& w) {
   switch (c.ints[2]) {
     case kTileQ4_0: return multiply_all<kTileQ4_0>(p, c.sizes[0], w);
     case kTileQ4_1: return multiply_all<kTileQ4_1>(p, c.sizes[0], w);
+    case kTileQ6: return multiply_all<kTileQ6>(p, c.sizes[0], w);
     default: return multiply_all<kTileQ8_0>(p, c.sizes[0], w);
   }
 }
 
-inline void pack_block(int kind, const uint8_t* block, int row, uint8_t* target) {
-  const bool bytes = kind == kTileQ8_0;
-  const int head = kind == kTileQ4_1 ? 4 : 2;
-  uint8_t* scales = target + (bytes ? 512 : 256);
-  std::memcpy(scales + 2 * row, block, 2);
-  if (kind == kTileQ4_1) std::memcpy(scales + 32 + 2 * row, block + 2, 2);
-  if (bytes) {
-    for (int g = 0; g < 8; ++g) std::memcpy(target + 64 * g + 4 * row, block + head + 4 * g, 4);
-    return;
-  }
+// 32 weights of a row on their way into a tile: codes, and the one or two float16 that scale them.
+struct Unpacked {
   uint8_t codes[32];
-  for (int i = 0; i < 16; ++i) {
-    codes[i] = block[head + i] & 15;
-    codes[i + 16] = block[head + i] >> 4;
+  uint16_t first, second;
+};
+
+inline Unpacked unpack_simple(int format, const uint8_t* block) {
+  Unpacked u{};
+  std::memcpy(&u.first, block, 2);
+  if (format == kQ8_0) {
+    std::memcpy(u.codes, block + 2, 32);
+    return u;
   }
-  for (int g = 0; g < 4; ++g) {
-    for (int j = 0; j < 4; ++j) {
-      target[64 * g + 4 * row + j] = (uint8_t)(codes[8 * g + j] | codes[8 * g + 4 + j] << 4);
+  if (format == kQ4_1) std::memcpy(&u.second, block + 2, 2);
+  const uint8_t* codes = block + (format == kQ4_1 ? 4 : 2);
+  for (int i = 0; i < 16; ++i) {
+    u.codes[i] = codes[i] & 15;
+    u.codes[i + 16] = codes[i] >> 4;
+  }
+  return u;
+}
+
+// Group `g` of eight of a q4_k block.
+inline Unpacked unpack_q4_k(const uint8_t* block, int g) {
+  Unpacked u{};
+  int scale, minimum;
+  six_bit_pair(block + 4, g, &scale, &minimum);
+  u.first = float_to_half(half_at(block) * (float)scale);
+  u.second = float_to_half(-(half_at(block + 2) * (float)minimum));
+  const uint8_t* codes = block + 16 + g / 2 * 32;
+  for (int i = 0; i < 32; ++i) u.codes[i] = codes[i] >> (g % 2 * 4) & 15;
+  return u;
+}
+
+// Groups `2 * g` and `2 * g + 1` of sixteen of a q6_k block.
+inline Unpacked unpack_q6_k(const uint8_t* block, int g) {
+  Unpacked u{};
+  const float d = half_at(block + 208);
+  u.first = float_to_half(d * (float)(int8_t)block[192 + 2 * g]);
+  u.second = float_to_half(d * (float)(int8_t)block[193 + 2 * g]);
+  const int half = g / 4, part = g % 4;  // 128 weights to a half, in four parts of 32
+  const uint8_t *low = block + 64 * half + part % 2 * 32, *high = block + 128 + 32 * half;
+  for (int i = 0; i < 32; ++i) {
+    u.codes[i] = (uint8_t)((low[i] >> (part / 2 * 4) & 15) | (high[i] >> (2 * part) & 3) << 4);
+  }
+  return u;
+}
+
+inline void pack_block(int kind, const Unpacked& u, int row, uint8_t* target) {
+  uint8_t* scales = target + tile_block_bytes(kind) - 32;
+  if (kind == kTileQ4_1 || kind == kTileQ6) {
+    std::memcpy(scales + 2 * row, &u.second, 2);
+    scales -= 32;
+  }
+  std::memcpy(scales + 2 * row, &u.first, 2);
+  for (int k = 0; k < 32; ++k) {
+    const int code = u.codes[k], at = 4 * row + k % 4;
+    if (kind == kTileQ8_0) {
+      target[64 * (k / 4) + at] = (uint8_t)code;
+      continue;
+    }
+    uint8_t* pair = target + 64 * (k / 8) + at;
+    *pair = (uint8_t)(k % 8 < 4 ? (*pair & 0xf0) | (code & 15) : (*pair & 0x0f) | code << 4);
+    if (kind == kTileQ6) {
+      uint8_t* bits = target + 256 + 64 * (k / 16) + at;
+      const int shift = k / 4 % 4 * 2;
+      *bits = (uint8_t)((*bits & ~(3 << shift)) | (code >> 4) << shift);
     }
   }
 }
 
 // Tiles [first, last) of a weight [rows, columns].
-inline void pack(int kind, const uint8_t* source, uint8_t* target, int64_t rows, int64_t columns,
+inline void pack(int format, const uint8_t* source, uint8_t* target, int64_t rows, int64_t columns,
                  int64_t first, int64_t last) {
+  const int kind = tile_kind(format);
+  const BlockFormat known = block_format(format);
   const int64_t blocks = columns / 32, bytes = tile_block_bytes(kind);
-  const int64_t block_bytes = kind == kTileQ8_0 ? 34 : kind == kTileQ4_1 ? 20 : 18;
+  const int64_t row_stride = row_bytes(format, columns);
   for (int64_t tile = first; tile < last; ++tile) {
     uint8_t* out = target + tile * blocks * bytes;
     const int64_t live = rows - tile * kTileRows < kTileRows ? rows - tile * kTileRows : kTileRows;
     if (live < kTileRows) std::memset(out, 0, (size_t)(blocks * bytes));
     for (int64_t row = 0; row < live; ++row) {
-      const uint8_t* from = source + (tile * kTileRows + row) * blocks * block_bytes;
+      const uint8_t* from = source + (tile * kTileRows + row) * row_stride;
       for (int64_t b = 0; b < blocks; ++b) {
-        pack_block(kind, from + b * block_bytes, (int)row, out + b * bytes);
+        const int per_block = known.block / 32, g = (int)(b % per_block);
+        const uint8_t* block = from + b / per_block * known.bytes;
+        const Unpacked u = format == kQ4K   ? unpack_q4_k(block, g)
+                           : format == kQ6K ? unpack_q6_k(block, g)
+                                            : unpack_simple(format, block);
+        pack_block(kind, u, (int)row, out + b * bytes);
       }
     }
   }

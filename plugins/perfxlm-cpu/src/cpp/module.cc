@@ -26,7 +26,7 @@ const Variant& variant_called(const std::string& name) {
 
 struct PackJob {
   const Variant& variant;
-  int kind;
+  int format;
   const uint8_t* source;
   uint8_t* target;
   int64_t rows, columns;
@@ -35,13 +35,13 @@ struct PackJob {
 void pack_share(const void* context, const Worker& worker) {
   const auto& job = *static_cast<const PackJob*>(context);
   const Range mine = share((job.rows + 15) / 16, 1, worker.id, worker.count);
-  job.variant.pack(job.kind, job.source, job.target, job.rows, job.columns, mine.begin, mine.end);
+  job.variant.pack(job.format, job.source, job.target, job.rows, job.columns, mine.begin, mine.end);
 }
 
-void pack(Pool& pool, const std::string& variant, int kind, uintptr_t source, uintptr_t target,
+void pack(Pool& pool, const std::string& variant, int format, uintptr_t source, uintptr_t target,
           int64_t rows, int64_t columns) {
   const PackJob job{variant_called(variant),
-                    kind,
+                    format,
                     reinterpret_cast<const uint8_t*>(source),
                     reinterpret_cast<uint8_t*>(target),
                     rows,
@@ -109,10 +109,11 @@ NB_MODULE(_native, m) {
 
   m.def("supported_variants", &supported_variants,
         "Instruction sets that this machine can run, the fastest first.");
-  m.def("pack", &pack, "pool"_a, "variant"_a, "kind"_a, "source"_a, "target"_a, "rows"_a,
-        "columns"_a, "Repack a q4_0 (0), q4_1 (1) or q8_0 (2) weight for linear_int8.",
+  m.def("pack", &pack, "pool"_a, "variant"_a, "format"_a, "source"_a, "target"_a, "rows"_a,
+        "columns"_a, "Repack a weight into the tiles of linear_int8.",
         nb::call_guard<nb::gil_scoped_release>());
 
+  m.def("tile_kind", &tile_kind, "format"_a);
   m.def("packed_bytes", &packed_bytes, "kind"_a, "rows"_a, "columns"_a);
   m.def("linear_int8_workspace", &linear_int8_workspace, "columns"_a);
   m.def("attention_workspace", &attention_workspace, "head_dim"_a, "v_head_dim"_a);

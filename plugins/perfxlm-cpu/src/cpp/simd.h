@@ -273,6 +273,40 @@ inline F load_elements(const typename E::type* p, int64_t n) {
   return load(lanes);
 }
 
+template <int... Lane>
+struct Lanes {};
+
+template <int N, int... Lane>
+struct CountLanes : CountLanes<N - 1, N - 1, Lane...> {};
+
+template <int... Lane>
+struct CountLanes<0, Lane...> {
+  using type = Lanes<Lane...>;
+};
+
+// Swaps the blocks off the diagonal of each 2 x 2 arrangement of S x S blocks that two rows S apart
+// belong to.
+template <int S, int... Lane>
+inline void swap_blocks(F& a, F& b, Lanes<Lane...>) {
+  const F low = __builtin_shufflevector(a, b, ((Lane & S) == 0 ? Lane : Lane - S + W)...);
+  const F high = __builtin_shufflevector(a, b, ((Lane & S) == 0 ? Lane + S : Lane + W)...);
+  a = low, b = high;
+}
+
+template <int S>
+inline void transpose_from(F* rows) {
+  if constexpr (S > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) {
+      if ((i & S) == 0) swap_blocks<S>(rows[i], rows[i + S], typename CountLanes<W>::type{});
+    }
+    transpose_from<S / 2>(rows);
+  }
+}
+
+// W rows of W lanes.
+inline void transpose(F* rows) { transpose_from<W / 2>(rows); }
+
 template <class E>
 inline void widen(const typename E::type* from, float* to, int64_t n) {
   int64_t i = 0;

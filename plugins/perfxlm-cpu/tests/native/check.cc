@@ -57,7 +57,8 @@ std::vector<uint8_t> block(int kind, const std::vector<int>& codes) {
   return bytes;
 }
 
-void check_linear(Pool& pool, const Variant& variant, int kind) {
+void check_linear(Pool& pool, const Variant& variant, int format) {
+  const int kind = tile_kind(format);
   const int64_t rows = 37, columns = 96, tokens = 13;
   const double scale = 0.0100021362, minimum = kind == kTileQ4_1 ? -0.0700073242 : 0;
   std::uniform_int_distribution<int> code(kind == kTileQ8_0 ? -128 : 0, kind == kTileQ8_0 ? 127 : 15);
@@ -81,19 +82,17 @@ void check_linear(Pool& pool, const Variant& variant, int kind) {
       }
     }
   }
-  const char* names[] = {"q4_0", "q4_1", "q8_0"};
-  const int formats[] = {kQ4_0, kQ4_1, kQ8_0};
   std::vector<float> out(tokens * rows, NAN);
   run(pool, variant, "linear", {at(out.data()), at(x.data()), at(weight.data()), 0}, {tokens},
-      {rows, columns, formats[kind]}, {});
-  expect(std::string(variant.name) + " linear " + names[kind], out, want, 2e-5);
+      {rows, columns, format}, {});
+  expect(std::string(variant.name) + " linear " + format_names[format], out, want, 2e-5);
   std::vector<uint8_t> packed(packed_bytes(kind, rows, columns));
-  variant.pack(kind, weight.data(), packed.data(), rows, columns, 0, (rows + 15) / 16);
+  variant.pack(format, weight.data(), packed.data(), rows, columns, 0, (rows + 15) / 16);
   pool.reserve(linear_int8_workspace(columns), 0);
   std::fill(out.begin(), out.end(), NAN);
   run(pool, variant, "linear_int8", {at(out.data()), at(x.data()), at(packed.data()), 0}, {tokens},
       {rows, columns, kind}, {});
-  expect(std::string(variant.name) + " linear_int8 " + names[kind], out, want, 2e-5);
+  expect(std::string(variant.name) + " linear_int8 " + format_names[format], out, want, 2e-5);
 }
 
 void check_attention(Pool& pool, const Variant& variant, int tokens) {
@@ -169,7 +168,7 @@ int main() {
     Pool pool(threads);
     for (const std::string& name : supported_variants()) {
       const Variant& variant = *find_variant(name);
-      for (int kind = 0; kind < kTileKinds; ++kind) check_linear(pool, variant, kind);
+      for (const int format : {kQ4_0, kQ4_1, kQ8_0}) check_linear(pool, variant, format);
       check_attention(pool, variant, 1);
       check_attention(pool, variant, 50);
       check_elements(pool, variant);

@@ -9,7 +9,7 @@ from perfxlm_cpu.kernels.collection import ACTIVATIONS, kernels
 from perfxlm_cpu.launch import constant, count, launch, shape_of
 
 FORMATS = tuple(_native.FORMATS)
-_TILES = {"q4_0": 0, "q4_1": 1, "q8_0": 2}
+PACKED = ("q4_0", "q4_1", "q4_k", "q6_k", "q8_0")
 
 
 @kernels.binds(ops.linear, dtypes=ACTIVATIONS, formats=FORMATS)
@@ -36,7 +36,7 @@ def _is_inexact(dims: Dims, attrs: Attributes) -> bool:
 @kernels.binds(
     ops.linear,
     dtypes=ACTIVATIONS,
-    formats=tuple(_TILES),
+    formats=PACKED,
     constants=["weight"],
     when=_is_inexact,
     priority=1,
@@ -45,7 +45,8 @@ def linear_int8(site: Site) -> Launch:
     """Activations rounded to 8 bits, the weight repacked into tiles of 16 rows."""
     weight = site.constant("weight")
     rows, columns = weight.shape
-    kind = _TILES[weight.format]
+    format_id = _native.FORMATS[weight.format]
+    kind = _native.tile_kind(format_id)
     packed = site.pack(_native.packed_bytes(kind, rows, columns))
     made = launch(
         site,
@@ -56,7 +57,7 @@ def linear_int8(site: Site) -> Launch:
     )
     pool, variant = made.device.pool, made.device.variant
     source, target = weight.data.ctypes.data, packed.handle.ctypes.data
-    _native.pack(pool, variant, kind, source, target, rows, columns)
+    _native.pack(pool, variant, format_id, source, target, rows, columns)
     weight.release()
     pool.reserve(_native.linear_int8_workspace(columns))
     return made
