@@ -108,6 +108,6 @@ def _run(node: Node, values: dict[Value, Any]) -> None:
         results = result if isinstance(result, tuple | list) else (result,)
         if node.outputs:
             values.update(zip(node.outputs, results, strict=True))
-    except (ValueError, TypeError, IndexError, OverflowError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         where = node.scope or ", ".join(v.name for v in node.outputs)
         raise GraphError(f"{node.op.name} ({where}): {error}") from error

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float": "float32", "half": "float16"}
 SHARED_CACHE_BYTES = 1 << 30
-"""KV cache by default where device and host share memory: one GiB, or one longest sequence."""
+"""KV cache by default where device and host share memory: one GiB, but at least one longest
+sequence and at most `max_num_seqs` of them."""
 
 
 class Source(Protocol):
@@ -256,7 +257,7 @@ def _count_blocks(plan: Plan, options: LoadOptions, longest: int, block_bytes: i
         wanted = options.kv_cache_memory_bytes
     elif plan.device.host_visible:
         one = -(-longest // options.block_size) * block_bytes
-        wanted = min(room, max(one, SHARED_CACHE_BYTES))
+        wanted = min(room, max(one, min(SHARED_CACHE_BYTES, one * options.max_num_seqs)))
     else:
         wanted = room
     blocks = wanted // block_bytes if block_bytes else 1

@@ -98,7 +98,7 @@ def erf(v: np.ndarray) -> np.ndarray:
     """The error function, elementwise, correctly rounded but for the last place."""
     from math import erf as scalar
 
-    return np.frompyfunc(scalar, 1, 1)(v).astype(v.dtype)
+    return np.asarray(np.frompyfunc(scalar, 1, 1)(v)).astype(v.dtype)
 
 
 def _known_form(dims: dict[str, int], *, approximate: str) -> None:

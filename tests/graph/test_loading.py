@@ -73,10 +73,12 @@ def plan(source: Source, host: Any, **options: Any):
 
 
 def test_the_cache_takes_one_gibibyte_or_what_is_asked(source: Source, host: Any) -> None:
-    _, limits = plan(source, host)
+    _, limits = plan(source, host, max_num_seqs=10**6)
     per_block = 16 * 2 * 2 * (8 + 8) * 4
     assert limits.num_blocks == (1 << 30) // per_block
     assert limits.max_model_len == 256
+    _, limits = plan(source, host, max_num_seqs=3)
+    assert limits.num_blocks == 3 * 256 // 16
     _, limits = plan(source, host, kv_cache_memory_bytes=10 * per_block + 1)
     assert limits.num_blocks == 10
     assert limits.max_model_len == 160

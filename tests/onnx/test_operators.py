@@ -243,6 +243,11 @@ def test_cumulative_sum_in_both_directions():
             agree("CumSum", [x, np.array(1)], exclusive=exclusive, reverse=reverse)
 
 
+@pytest.mark.parametrize("kind", ["Erf", "Gelu", "Sigmoid", "Tanh"])
+def test_scalars(kind):
+    agree(kind, [np.array(0.5, np.float32)])
+
+
 @pytest.mark.parametrize("width", [16, 64])
 def test_other_widths(width):
     rng = np.random.default_rng(2)

@@ -416,19 +416,21 @@ inline void pack_block(int kind, const Unpacked& u, int row, uint8_t* target) {
     scales -= 32;
   }
   std::memcpy(scales + 2 * row, &u.first, 2);
-  for (int k = 0; k < 32; ++k) {
-    const int code = u.codes[k], at = 4 * row + k % 4;
-    if (kind == kTileQ8_0) {
-      target[64 * (k / 4) + at] = (uint8_t)code;
-      continue;
-    }
-    uint8_t* pair = target + 64 * (k / 8) + at;
-    *pair = (uint8_t)(k % 8 < 4 ? (*pair & 0xf0) | (code & 15) : (*pair & 0x0f) | code << 4);
-    if (kind == kTileQ6) {
-      uint8_t* bits = target + 256 + 64 * (k / 16) + at;
-      const int shift = k / 4 % 4 * 2;
-      *bits = (uint8_t)((*bits & ~(3 << shift)) | (code >> 4) << shift);
-    }
+  uint32_t words[8];  // four columns each
+  std::memcpy(words, u.codes, 32);
+  const auto put = [=](int at, uint32_t word) { std::memcpy(target + at + 4 * row, &word, 4); };
+  if (kind == kTileQ8_0) {
+    for (int g = 0; g < 8; ++g) put(64 * g, words[g]);
+    return;
+  }
+  for (int g = 0; g < 4; ++g) {
+    put(64 * g, (words[2 * g] & 0x0f0f0f0f) | (words[2 * g + 1] & 0x0f0f0f0f) << 4);
+  }
+  if (kind != kTileQ6) return;
+  for (int p = 0; p < 2; ++p) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 4; ++i) bits |= (words[4 * p + i] >> 4 & 0x03030303) << (2 * i);
+    put(256 + 64 * p, bits);
   }
 }
 
