@@ -284,7 +284,10 @@ class _Chooser:
         if kernel.scratch is None:
             return 0
         query = self._query(node, node.types(), [])
-        dims = {k: concrete((v,), self.sizes)[0] for k, v in vars(query.dims).items()}
+        dims = {
+            k: concrete(v, self.sizes) if isinstance(v, tuple) else concrete((v,), self.sizes)[0]
+            for k, v in vars(query.dims).items()
+        }
         return kernel.scratch(type(query.dims)(**dims), query.attrs)
 
 

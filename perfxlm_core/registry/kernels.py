@@ -23,7 +23,7 @@ class Dims(SimpleNamespace):
     """Lengths of an operator's dimension words, by name: `d.hidden`, `d.head_dim`.
 
     A length that changes with every step is a symbolic `Dim`; a word that the call leaves out
-    (an optional argument's own) is absent.
+    (an optional argument's own) is absent. Leading dimensions (`*batch`) are a tuple, `d.batch`.
     """
 
 
@@ -174,7 +174,7 @@ class Query:
         floats = {d for n, d in env.dtypes.items() if n == "T"}
         if not floats and "dtype" in attrs:
             floats = {attrs["dtype"]}
-        words = {k: v for k, v in env.dims.items() if not k.startswith("*")}
+        words = {k.removeprefix("*"): v for k, v in env.dims.items()}
         return Query(
             op,
             device_kind,
