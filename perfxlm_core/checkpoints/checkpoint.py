@@ -29,8 +29,13 @@ class Checkpoint(Protocol):
         ...
 
     @property
-    def kind(self) -> Literal["gguf", "safetensors"]:
+    def kind(self) -> Literal["gguf", "safetensors", "onnx"]:
         """How the weights are stored."""
+        ...
+
+    @property
+    def graph_path(self) -> Path | None:
+        """The file that holds the graph itself; None where a recipe builds it."""
         ...
 
     @property
@@ -81,7 +86,8 @@ class Checkpoint(Protocol):
 class GGUFCheckpoint:
     """A GGUF file."""
 
-    kind: Literal["gguf", "safetensors"] = "gguf"
+    kind: Literal["gguf", "safetensors", "onnx"] = "gguf"
+    graph_path: Path | None = None
 
     def __init__(self, path: Path) -> None:
         """Opens and validates the file.
@@ -156,7 +162,8 @@ class GGUFCheckpoint:
 class FolderCheckpoint:
     """A Hugging Face folder: config.json, safetensors files, tokenizer.json."""
 
-    kind: Literal["gguf", "safetensors"] = "safetensors"
+    kind: Literal["gguf", "safetensors", "onnx"] = "safetensors"
+    graph_path: Path | None = None
     gguf_architecture: str | None = None
 
     def __init__(self, path: Path) -> None:
@@ -256,14 +263,14 @@ def _refuse_quantized(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """The model in a GGUF file, in a folder with a single GGUF file, or in a Hugging Face folder.
+    """The model in a GGUF or ONNX file, in a folder with a single one, or in a Hugging Face folder.
 
     Raises:
         CheckpointError: there is nothing that we read; the message says what there is.
     """
     path = Path(path)
     if path.is_file():
-        return GGUFCheckpoint(path)
+        return _open_onnx(path) if path.suffix == ".onnx" else GGUFCheckpoint(path)
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such file or folder")
     if any(path.glob("*.safetensors")):
@@ -271,7 +278,17 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     files = sorted(path.glob("*.gguf"))
     if len(files) == 1:
         return GGUFCheckpoint(files[0])
+    graphs = sorted(path.glob("*.onnx"))
+    if len(graphs) == 1 and not files:
+        return _open_onnx(graphs[0])
     raise _unreadable(path, files)
+
+
+def _open_onnx(path: Path) -> Checkpoint:
+    from perfxlm_core.checkpoints.onnx_file import ONNXCheckpoint
+
+    beside = sorted(path.parent.glob("*.gguf"))
+    return ONNXCheckpoint(path, GGUFCheckpoint(beside[0]) if len(beside) == 1 else None)
 
 
 def _unreadable(folder: Path, files: list[Path]) -> CheckpointError:
@@ -284,5 +301,5 @@ def _unreadable(folder: Path, files: list[Path]) -> CheckpointError:
             "convert them to safetensors (save_pretrained of transformers does)"
         )
     return CheckpointError(
-        f"{folder}: holds neither *.safetensors beside a config.json nor a *.gguf file"
+        f"{folder}: holds neither *.safetensors beside a config.json nor a *.gguf or *.onnx file"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from perfxlm_core import ops
@@ -39,6 +40,11 @@ class Source(Protocol):
     @property
     def gguf_architecture(self) -> str | None:
         """GGUF's name of the architecture, if the file is one."""
+        ...
+
+    @property
+    def graph_path(self) -> Path | None:
+        """The ONNX file that holds the graph; None where a recipe builds it."""
         ...
 
     @property
@@ -106,13 +112,34 @@ def load_runner(
 
 
 def build_graph(source: Source, dtype: str, overrides: Mapping[str, Any] | None = None) -> Graph:
-    """The checkpoint's graph, as its recipe builds it.
+    """The checkpoint's graph, as its recipe builds it, or as its ONNX file holds it.
 
     Raises:
         ModelError, ConfigError: see `load_runner`.
+        GraphError: the ONNX file is not a decoder that we understand.
     """
+    if source.graph_path is not None:
+        return _imported(source.graph_path, dtype, overrides or {})
     recipe = find_recipe(source.architectures, source.gguf_architecture)
     return recipe.graph({**source.config, **(overrides or {})}, source.tensor, dtype=dtype)
+
+
+def _imported(path: Path, dtype: str, overrides: Mapping[str, Any]) -> Graph:
+    from perfxlm_core.graph.onnx import as_recipe, load_onnx
+
+    given = [name for name in overrides if name != "max_model_len"]
+    if given:
+        raise ConfigError(
+            f"hf_overrides={given} cannot change {path}: an ONNX file fixes the maths; convert the "
+            "model again from its checkpoint"
+        )
+    graph: Graph = as_recipe(load_onnx(path))
+    if graph.dtype != dtype:
+        raise ArgumentError(
+            f"{path} computes in {graph.dtype}, the device would in {dtype}; convert the model "
+            f"again, or pass dtype={graph.dtype!r} on a device that has it"
+        )
+    return graph
 
 
 def plan_model(

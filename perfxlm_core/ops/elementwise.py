@@ -1,5 +1,6 @@
 """Operators that treat each element by itself, activation functions among them."""
 
+import math
 from typing import Annotated
 
 import numpy as np
@@ -91,14 +92,17 @@ def _gelu(v: np.ndarray, approximate: str) -> np.ndarray:
     if approximate == "tanh":
         inner = np.sqrt(2 / np.pi).astype(v.dtype) * (v + v.dtype.type(0.044715) * v**3)
         return v * v.dtype.type(0.5) * (1 + np.tanh(inner))
-    return v * v.dtype.type(0.5) * (1 + erf(v / np.sqrt(v.dtype.type(2))))
+    return v * v.dtype.type(0.5) * erfc(-v / np.sqrt(v.dtype.type(2)))
 
 
 def erf(v: np.ndarray) -> np.ndarray:
     """The error function, elementwise, correctly rounded but for the last place."""
-    from math import erf as scalar
+    return np.asarray(np.frompyfunc(math.erf, 1, 1)(v)).astype(v.dtype)
 
-    return np.asarray(np.frompyfunc(scalar, 1, 1)(v)).astype(v.dtype)
+
+def erfc(v: np.ndarray) -> np.ndarray:
+    """`1 - erf(v)` without cancellation for large arguments."""
+    return np.asarray(np.frompyfunc(math.erfc, 1, 1)(v)).astype(v.dtype)
 
 
 def _known_form(dims: dict[str, int], *, approximate: str) -> None:

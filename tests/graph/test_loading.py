@@ -44,6 +44,7 @@ class Source:
     config: dict[str, Any]
     architectures: list[str]
     gguf_architecture: str | None = None
+    graph_path: None = None
 
     def tensor(self, name: str) -> Tensor:
         hidden, wide, vocab = (
