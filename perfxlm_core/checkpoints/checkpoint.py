@@ -229,10 +229,11 @@ class FolderCheckpoint:
         """
         from perfxlm_core.checkpoints.folder_tokenizer import folder_tokenizer
 
-        return folder_tokenizer(self.path, _end_ids(self.generation_config))
+        return folder_tokenizer(self.path, end_ids(self.generation_config))
 
 
-def _end_ids(generation: Mapping[str, Any]) -> list[int]:
+def end_ids(generation: Mapping[str, Any]) -> list[int]:
+    """End-of-sequence tokens of a generation configuration, which may list one or several."""
     ends = generation.get("eos_token_id")
     return [i for i in (ends if isinstance(ends, list) else [ends]) if type(i) is int]
 
@@ -247,7 +248,7 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
     if path.is_dir() and (path / "tokenizer.json").is_file():
         from perfxlm_core.checkpoints.folder_tokenizer import folder_tokenizer
 
-        return folder_tokenizer(path, _end_ids(read_json(path / "generation_config.json")))
+        return folder_tokenizer(path, end_ids(read_json(path / "generation_config.json")))
     return open_checkpoint(path).tokenizer()
 
 

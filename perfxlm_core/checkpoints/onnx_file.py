@@ -96,6 +96,7 @@ class ONNXCheckpoint:
         """
         if self._beside is not None:
             return self._beside.tokenizer()
-        from perfxlm_core.checkpoints.checkpoint import open_tokenizer
+        from perfxlm_core.checkpoints.checkpoint import end_ids
+        from perfxlm_core.checkpoints.folder_tokenizer import folder_tokenizer
 
-        return open_tokenizer(self.path.parent)
+        return folder_tokenizer(self.path.parent, end_ids(self.generation_config))

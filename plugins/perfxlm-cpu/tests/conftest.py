@@ -89,7 +89,10 @@ class Bench:
         return [self.read(operands[n], operands[n].shape) for n in names]
 
     def check(
-        self, op: Op[..., Any], arrays: Mapping[str, Any], tolerance: float | None = None,
+        self,
+        op: Op[..., Any],
+        arrays: Mapping[str, Any],
+        tolerance: float | None = None,
         **attrs: Any,
     ) -> None:
         """Compare with the reference in float64, relative to the largest magnitude of each row."""

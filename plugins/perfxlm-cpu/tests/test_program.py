@@ -124,9 +124,7 @@ def test_two_python_threads(crew_of):
     programs = [bench.device.program(c.launches, ()) for c in chains]
     for chain in chains:
         chain.fill()
-    workers = [
-        threading.Thread(target=lambda p=p: [p({}) for _ in range(50)]) for p in programs
-    ]
+    workers = [threading.Thread(target=lambda p=p: [p({}) for _ in range(50)]) for p in programs]
     for worker in workers:
         worker.start()
     for worker in workers:
