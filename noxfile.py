@@ -125,7 +125,9 @@ def size(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Decode and prefill tokens/s beside llama.cpp's, in one run on the same file."""
-    install(session, *DISTRIBUTIONS, tools=["llama-cpp-python"], env={"CMAKE_ARGS": llama_flags()})
+    # No cache: a wheel that pip kept from a build with other flags would be taken instead.
+    env = {"CMAKE_ARGS": llama_flags(), "PIP_NO_CACHE_DIR": "1"}
+    install(session, *DISTRIBUTIONS, tools=["llama-cpp-python"], env=env)
     session.run("python", "benchmarks/decode.py", *session.posargs)
 
 
