@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from perfxlm_core.cli.app import application
     from perfxlm_core.errors import PerfxlmError
 
-    _replace_unprintable()
+    if not _prepare_streams():
+        return READER_GONE
     try:
         given = None if arguments is None else list(arguments)
         code = application.main(given, prog_name="perfxlm", standalone_mode=False)
@@ -45,20 +46,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _close_stdout()
         return READER_GONE
-    except PerfxlmError as error:
+    except (PerfxlmError, OSError) as error:  # the latter from a full disk, for example
         if os.environ.get(TRACEBACK) == "1":
             raise
         print(f"perfxlm: error: {error}", file=sys.stderr)
+        if isinstance(error, OSError):
+            _close_stdout()
         return 2
     return code if isinstance(code, int) else 0
 
 
-def _replace_unprintable() -> None:
-    """A terminal that lacks a character gets a question mark, not a crash."""
-    for stream in (sys.stdout, sys.stderr):
+def _prepare_streams() -> bool:
+    """Let no byte that is read or written end in a crash; False if there is no output at all.
+
+    A terminal that lacks a character gets a question mark; input that is no text is told apart
+    where it is used.
+    """
+    if sys.stderr is None:  # closed by the caller
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end of the process
+    if sys.stdout is None:
+        print("perfxlm: error: standard output is closed", file=sys.stderr)
+        return False
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "replace"),
+        (sys.stderr, "replace"),
+    ):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="replace")
+            reconfigure(errors=errors)
+    return True
 
 
 def _close_stdout() -> None:

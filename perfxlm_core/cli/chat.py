@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from perfxlm_core.cli.generate import has_chat_template
+from perfxlm_core.cli.generate import as_text, has_chat_template
 from perfxlm_core.cli.options import (
     DEFAULT_MODEL,
     engine_arguments,
@@ -53,7 +53,7 @@ def chat(
     if not has_chat_template(llm):
         raise ModelError(f"{model} has no chat template; use: perfxlm generate --raw {model}")
     conversation = Conversation(llm, sampling_params(llm, given), system, quiet)
-    if sys.stdin.isatty():
+    if sys.stdin is not None and sys.stdin.isatty():
         click.echo(HELP, err=True)
     for line in lines():
         if not conversation.take(line):
@@ -67,7 +67,7 @@ class Conversation:
         self.llm = llm
         self.params = params
         self.quiet = quiet
-        self.opening = [] if system is None else [{"role": "system", "content": system}]
+        self.opening = [] if system is None else [{"role": "system", "content": as_text(system)}]
         self.messages = list(self.opening)
 
     def take(self, line: str) -> bool:
@@ -91,9 +91,9 @@ class Conversation:
 
     def _answer(self, line: str) -> None:
         """Stream an answer; a failed request leaves the conversation as it was."""
-        asked = [*self.messages, {"role": "user", "content": line}]
         timing = Timing(time.monotonic())
         try:
+            asked = [*self.messages, {"role": "user", "content": as_text(line)}]
             stream = cast("Generator[RequestOutput]", self.llm.stream(asked, self.params))
             with interruptible() as interrupt, closing(stream):
                 text = write(stream, timing, interrupt)
@@ -107,8 +107,8 @@ class Conversation:
 
 def lines() -> Iterator[str]:
     """What the user types, a line at a time, until the input ends."""
-    if not sys.stdin.isatty():
-        yield from (line.rstrip("\n") for line in sys.stdin)
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield from (line.rstrip("\n") for line in sys.stdin or ())
         return
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - gives input() history and editing

@@ -16,6 +16,7 @@ from perfxlm_core.cli.options import (
     sampling_options,
     sampling_params,
 )
+from perfxlm_core.errors import RequestError
 
 if TYPE_CHECKING:
     from perfxlm_core.engine.llm import LLM
@@ -58,16 +59,28 @@ def generate(
 
 def _prompt(given: str | None) -> str:
     if given is None:
-        if sys.stdin.isatty():
+        if sys.stdin is None or sys.stdin.isatty():
             raise click.UsageError("no prompt: pass one with -p, or on standard input")
         given = sys.stdin.read().rstrip("\n")
     if not given:
         raise click.UsageError("the prompt is empty")
-    return given
+    return as_text(given)
+
+
+def as_text(given: str) -> str:
+    """What the user wrote, read as UTF-8 where the locale could not make characters of it.
+
+    Raises:
+        RequestError: it is no UTF-8 text.
+    """
+    try:
+        return given.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError as error:
+        raise RequestError(f"the input is not UTF-8 text: {given!r:.80}; convert it") from error
 
 
 def _messages(system: str | None, text: str) -> list[dict[str, str]]:
-    before = [] if system is None else [{"role": "system", "content": system}]
+    before = [] if system is None else [{"role": "system", "content": as_text(system)}]
     return [*before, {"role": "user", "content": text}]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,12 +95,14 @@ def sampling_params(llm: LLM, given: dict[str, Any]) -> SamplingParams:
 def load(model: str, arguments: dict[str, Any]) -> LLM:
     """A model for one user: one sequence at a time, and the memory that this takes.
 
+    Requests without a seed of their own differ from one process to the next.
+
     Raises:
         PerfxlmError: it cannot be found, opened, planned or held in memory.
     """
     from perfxlm_core.engine.llm import LLM
 
-    return LLM(str(fetch(model, arguments)), max_num_seqs=1, **arguments)
+    return LLM(str(fetch(model, arguments)), max_num_seqs=1, seed=secrets.randbits(63), **arguments)
 
 
 def fetch(model: str, arguments: dict[str, Any]) -> Path:

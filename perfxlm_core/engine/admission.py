@@ -72,7 +72,7 @@ class Admission:
             ArgumentError: the prompt or the parameters cannot be used.
             RequestError: the prompt does not fit.
         """
-        params = self.default_params() if params is None else params.clone()
+        params = self.default_params() if params is None else _copied(params)
         self._check_params(params)
         parsed = prompt if isinstance(prompt, Prompt) else parse_prompt(prompt)
         ids = self._token_ids(parsed, dict(tokenization or {}))
@@ -145,10 +145,6 @@ class Admission:
         )
 
     def _check_params(self, params: SamplingParams) -> None:
-        if not isinstance(params, SamplingParams):
-            raise ArgumentError(
-                f"sampling_params is {type(params).__name__}; expected SamplingParams"
-            )
         params.check_for(self.vocab_size, self.max_logprobs)
         if self.tokenizer is None and (params.stop_strings or params.bad_words):
             raise ArgumentError("stop and bad_words need a tokenizer, and there is none")
@@ -162,9 +158,17 @@ class Admission:
         ids = self._encode(prompt, add_special_tokens=tokenization.get("add_special_tokens", True))
         kept = tokenization.get("truncate_prompt_tokens")
         if kept is not None:
-            ids = ids[-(self.max_model_len - 1 if kept == -1 else kept) :]
+            ids = ids[-self._kept(kept) :]
         self._check_ids(ids)
         return ids
+
+    def _kept(self, given: object) -> int:
+        if not isinstance(given, int) or isinstance(given, bool) or (given < 1 and given != -1):
+            raise ArgumentError(
+                f"truncate_prompt_tokens must be a number of tokens, or -1 for as many as fit, "
+                f"got {given!r}"
+            )
+        return self.max_model_len - 1 if given == -1 else given
 
     def _encode(self, prompt: Prompt, *, add_special_tokens: bool) -> list[int]:
         if prompt.token_ids is not None:
@@ -201,6 +205,12 @@ class Admission:
                 if ids and ids not in found:
                     found.append(ids)
         return found
+
+
+def _copied(params: object) -> SamplingParams:
+    if not isinstance(params, SamplingParams):
+        raise ArgumentError(f"sampling_params is {type(params).__name__}; expected SamplingParams")
+    return params.clone()
 
 
 def _eos_ids(generation_config: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[int]:

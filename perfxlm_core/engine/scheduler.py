@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -86,10 +87,11 @@ class Scheduler:
     def finish(self, request: Request) -> None:
         """Take a request out, whatever its state, and give its blocks back."""
         if request.status is RequestStatus.RUNNING:
-            self.running.remove(request)
-            self.blocks.release(request)
+            with suppress(ValueError):  # an interrupt may have come between two changes
+                self.running.remove(request)
         elif request.status is RequestStatus.WAITING:
             self._num_waiting -= 1  # its place in the heap is skipped when it comes up
+        self.blocks.release(request)
         request.status = RequestStatus.FINISHED
 
     def schedule(self) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any, Protocol
 
 import numpy as np
@@ -128,15 +129,18 @@ class HostMemory:
     host_visible = True
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Zeroed bytes, 64-byte aligned; pages are taken from the system at their first use."""
+        """Zeroed bytes, 64-byte aligned; pages are taken from the system at their first use.
+
+        They are mapped, not taken from the heap: a heap that has been used before zeroes by
+        writing, which makes every page resident at once, and keeps what is given back.
+        """
         from perfxlm_core.errors import MemoryPlanError
 
         try:
-            raw = np.zeros(nbytes + 64, np.uint8)
-        except MemoryError as error:
+            pages = mmap(-1, max(nbytes, 1), flags=MAP_PRIVATE | MAP_ANONYMOUS)
+        except OSError as error:
             raise MemoryPlanError(f"cannot allocate {nbytes} bytes on the host") from error
-        start = -raw.ctypes.data % 64
-        return Buffer(raw[start : start + nbytes], nbytes)
+        return Buffer(np.frombuffer(pages, np.uint8, nbytes), nbytes)
 
     def view(self, buffer: Buffer, offset: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """A NumPy array on the buffer."""

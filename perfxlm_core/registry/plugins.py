@@ -61,10 +61,9 @@ class Plugins:
         raise DeviceError(self._absence(wanted))
 
     def _absence(self, wanted: str | None) -> str:
-        lines = [
-            f"no device called {wanted!r}" if wanted else "no plugin offers a device",
-            f"found: {', '.join(d.name for d in self.devices) or 'none'}",
-        ]
+        lines = [f"no device called {wanted!r}" if wanted else "no plugin offers a device"]
+        if self.devices:
+            lines.append(f"found: {', '.join(d.name for d in self.devices)}")
         lines += [f"plugin {r.name} ({r.distribution}): {r.error}" for r in self.report if r.error]
         lines += [
             f"plugin {r.name} ({r.distribution}): no devices on this machine"
@@ -73,7 +72,8 @@ class Plugins:
         ]
         if not self.report:
             lines.append(f"no plugin is installed{_filter_note()}")
-        lines.append('install one, for example: pip install "perfxlm[cpu]"')
+        if not self.devices and not any(r.error for r in self.report):
+            lines.append('install one, for example: pip install "perfxlm[cpu]"')
         return "; ".join(lines)
 
 

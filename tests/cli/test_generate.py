@@ -2,11 +2,12 @@
 
 import re
 import signal
+import subprocess
 import time
 
 import pytest
 
-from .command import SHORT, perfxlm, start
+from .command import COMMAND, SHORT, perfxlm, start
 
 QUESTION = ("-p", "What is the capital of France?", "--system", "Answer in one sentence.")
 
@@ -50,6 +51,7 @@ def test_a_seed_makes_a_sampled_answer_repeatable():
     first, again, other = (perfxlm(*ask, "--seed", seed).stdout for seed in ("1", "1", "2"))
     assert first == again
     assert first != other
+    assert perfxlm(*ask).stdout != perfxlm(*ask).stdout
 
 
 TALE = ("generate", "--raw", "-p", "Once upon a time", "--temperature", "0", "--max-tokens")
@@ -82,6 +84,46 @@ def test_a_reader_that_leaves_is_no_crash():
         assert process.wait(timeout=60) == 1
     assert "Traceback" not in said
     assert "BrokenPipe" not in said
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "expected"),
+    [
+        (">&-", 1, "standard output is closed"),
+        (">/dev/full", 2, "No space left on device"),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_no_crash(redirection, code, expected):
+    script = f'exec "$@" {redirection}'
+    asked = ("generate", "-q", "--raw", "-p", "One, two,", *SHORT, "--max-tokens", "2")
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *COMMAND, *asked], capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == code, done
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == bool(expected)
+
+
+def test_input_that_is_no_text_is_refused():
+    done = subprocess.run(
+        [*COMMAND, "generate", *SHORT], input=b"\xff\xfe hello", capture_output=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert b"not UTF-8 text" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_locale_without_the_characters_still_takes_the_prompt():
+    question = ("generate", "-q", "--raw", *SHORT, "--max-tokens", "8", "-p", "日本の首都は")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = perfxlm(*question, **plain)
+    assert done.returncode == 0, done.stderr
+    answer = perfxlm(*question).stdout
+    assert done.stdout == "".join(c if c.isascii() else "?" for c in answer)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,27 @@ def test_the_latest_gives_way_and_comes_back_first():
     assert "2" in step(scheduler)
 
 
+@pytest.mark.parametrize("moment", ["_preempt", "_start"])
+def test_an_interrupt_in_its_midst_leaks_nothing(moment, monkeypatch):
+    blocks, scheduler = make(num_blocks=4)
+    requests = [request(i, [i] * 7) for i in range(3)]
+    for one in requests:
+        scheduler.add(one)
+
+    def interrupt(self, victim):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Scheduler, moment, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        [step(scheduler) for _ in range(4)]
+    for one in requests:
+        scheduler.finish(one)
+    assert (scheduler.running, scheduler.num_waiting, blocks.usage) == ([], 0, 0)
+    monkeypatch.undo()
+    scheduler.add(request(9, [9] * 7))
+    assert [r.order for r in scheduler.schedule().requests] == [9]
+
+
 def test_priority_protects_from_preemption():
     _, scheduler = make(num_blocks=4, by_priority=True)
     for i, priority in enumerate((2, 0)):

@@ -1,5 +1,8 @@
 """`LLM` as its users know it, on the small NumPy model."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import pytest
 
 from perfxlm import LLM, SamplingParams
@@ -36,6 +39,45 @@ def test_generate_accepts_every_form_and_keeps_the_order(llm):
     [one] = llm.generate("hello", GREEDY, use_tqdm=False)
     assert one.outputs[0].text == texts[0]
     assert llm.generate([], GREEDY) == []
+
+
+def test_token_ids_can_be_arrays(llm):
+    ids = np.array(ToyTokenizer().encode("abc"))
+    for prompts in (ids, [ids], [{"prompt_token_ids": ids}], list(ids)):
+        [output] = llm.generate(prompts, GREEDY, use_tqdm=False)
+        assert output.outputs[0].text == expected("abc")
+
+
+@pytest.mark.parametrize("prompt", [b"abc", [b"abc"], [1.5, 2.5], [[1.0]], [True], [None], None])
+def test_what_is_no_prompt_is_refused(llm, prompt):
+    with pytest.raises(ArgumentError, match="expected"):
+        llm.generate(prompt, GREEDY, use_tqdm=False)
+
+
+def test_what_are_no_parameters_is_refused(llm):
+    with pytest.raises(ArgumentError, match="sampling_params is dict; expected SamplingParams"):
+        llm.generate("a", {"temperature": 0})
+    for kept in (0, -2, 1.5, True):
+        with pytest.raises(ArgumentError, match="truncate_prompt_tokens"):
+            llm.generate("a", GREEDY, tokenization_kwargs={"truncate_prompt_tokens": kept})
+    [output] = llm.generate(
+        "abcdef", GREEDY, use_tqdm=False, tokenization_kwargs={"truncate_prompt_tokens": 3}
+    )
+    assert output.prompt_token_ids == ToyTokenizer().encode("def")
+
+
+def test_threads_may_share_it(llm):
+    texts = ["hello", "there", "abc", "z", "many words"] * 4
+
+    def ask(text):
+        return llm.generate([text, text[::-1]], GREEDY, use_tqdm=False)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, texts))
+    for text, (one, two) in zip(texts, answers, strict=True):
+        assert one.outputs[0].text == expected(text)
+        assert two.outputs[0].text == expected(text[::-1])
+    assert not llm.llm_engine.has_unfinished_requests()
 
 
 def test_one_params_for_each_prompt(llm):
@@ -104,6 +146,32 @@ def test_chat_renders_and_answers(llm):
     assert [o.prompt for o in two] == ["u hello "] * 2
     with pytest.raises(ArgumentError, match="content_format"):
         llm.chat(talk, GREEDY, chat_template_content_format="openai")
+
+
+def test_parts_of_a_message_without_text_are_refused(llm):
+    for part in ({"type": "text"}, {"type": "text", "text": 5}, {"type": "image_url"}, 7):
+        with pytest.raises(ArgumentError, match="a message's content has a part"):
+            llm.chat([{"role": "user", "content": [part]}], GREEDY)
+
+
+def test_progress_counts_its_own_requests_only(llm):
+    counted = []
+
+    class Bar:
+        def __init__(self, **given):
+            pass
+
+        def update(self, n):
+            counted.append(n)
+
+        def close(self):
+            pass
+
+    stream = llm.stream("hello", GREEDY)
+    next(stream)
+    llm.generate(["a", "b"], GREEDY, use_tqdm=Bar)
+    assert counted == [1, 1]
+    assert len(list(stream)) == 5
 
 
 def test_streams_give_deltas_and_advance_together(llm):
