@@ -72,6 +72,14 @@ def onnx_backend(session: nox.Session) -> None:
 
 
 @nox.session
+def conformance(session: nox.Session) -> None:
+    """The CPU plugin's kernels against the operators' definitions, then the kit's own tests."""
+    install(session, *DISTRIBUTIONS, tools=extra("conformance"))
+    session.run("perfxlm", "conformance", "cpu", *session.posargs)
+    session.run("pytest", "tests/conformance")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff: rules and format."""
     tools(session, "ruff")

@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "models": ("models:models", "List architectures and fetched models."),
     "plugins": ("plugins:plugins", "List hardware plugins and what became of them."),
     "devices": ("plugins:devices", "List devices."),
+    "conformance": ("conformance:conformance", "Try a plugin's kernels against the definitions."),
 }
 """Command -> `module:name` below perfxlm_core.cli, and its line in `perfxlm --help`."""
 
