@@ -90,7 +90,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy, strict, on the core and the front."""
-    install(session, "perfxlm", tools=["mypy"])
+    install(session, "perfxlm", tools=["mypy", *extra("conformance")])
     session.run("mypy", "perfxlm_core", "perfxlm")
 
 

@@ -90,7 +90,7 @@ def rms_norm(out, x, weight, *, eps):
 
 @kernels.implements(ops.rotary_table)
 def rotary_table(cos, sin, positions, inverse_frequencies, *, attention_factor):
-    angles = positions[:, None] * inverse_frequencies
+    angles = positions[:, None].astype(np.float32) * inverse_frequencies
     np.multiply(np.cos(angles), attention_factor, out=cos, casting="same_kind")
     np.multiply(np.sin(angles), attention_factor, out=sin, casting="same_kind")
 
