@@ -24,8 +24,7 @@
 // their scale leave little of their neighbours. Where a token's block stands out (its largest
 // magnitude is over twice the mean of those of the token's blocks), what the rounding left over is
 // rounded again, to 8 bits under its own scale, and follows as a second `Block` of the same
-// columns. Nine blocks in a hundred of SmolLM2 are so; the KL divergence from float32 activations
-// falls to a quarter. A token's result does not depend on the tokens beside it.
+// columns (what that buys: docs/decisions/0009-rounding.md of the repository). A token's result does not depend on the tokens beside it.
 #pragma once
 
 #include "layout.h"
