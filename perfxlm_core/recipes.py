@@ -11,9 +11,11 @@ from perfxlm_core.graph.blocks import (
     rms_norm,
     rotary,
 )
+from perfxlm_core.graph.interpret import interpret
 from perfxlm_core.graph.ir import Graph, Value
 from perfxlm_core.graph.recipe import Config, Recipe, recipe
 from perfxlm_core.graph.rope import ROPE_TYPES, inverse_frequencies, rope_parameters
+from perfxlm_core.ops.formats import Tensor
 from perfxlm_core.ops.types import Array
 
 __all__ = [
@@ -24,9 +26,11 @@ __all__ = [
     "DecoderConfig",
     "Graph",
     "Recipe",
+    "Tensor",
     "Value",
     "embed",
     "gated_mlp",
+    "interpret",
     "inverse_frequencies",
     "layer_windows",
     "linear",

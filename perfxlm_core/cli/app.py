@@ -13,12 +13,16 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "generate": ("generate:generate", "Answer a prompt, streaming."),
     "chat": ("chat:chat", "Talk with a model."),
     "inspect": ("inspect:inspect", "Show a model's plan: kernels, refusals, memory."),
+    "profile": ("profile:profile", "Show where the time of a model's steps goes."),
     "convert": ("convert:convert", "Write a model as ONNX."),
     "pull": ("pull:pull", "Fetch a model and print where it is."),
     "models": ("models:models", "List architectures and fetched models."),
     "plugins": ("plugins:plugins", "List hardware plugins and what became of them."),
     "devices": ("plugins:devices", "List devices."),
     "conformance": ("conformance:conformance", "Try a plugin's kernels against the definitions."),
+    "tune": ("tune:tune", "Measure a device's kernels and keep the best shapes."),
+    "support": ("support:support", "Show which models and operators run on which devices."),
+    "new": ("new:new", "Write a new plugin or model package."),
 }
 """Command -> `module:name` below perfxlm_core.cli, and its line in `perfxlm --help`."""
 

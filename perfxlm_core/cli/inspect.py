@@ -40,7 +40,7 @@ def inspect(
     if html is not None:
         from perfxlm_core.cli.report_page import page
 
-        _write_whole(html, page(report))
+        write_whole(html, page(report))
         click.echo(f"wrote {html}", err=True)
     if as_json:
         click.echo(json.dumps(report, indent=1))
@@ -77,7 +77,7 @@ def examine(model: str, arguments: dict[str, Any], max_num_seqs: int) -> Report:
     return {"model": about, "limits": vars(limits), **plan.report()}
 
 
-def _write_whole(path: Path, content: str) -> None:
+def write_whole(path: Path, content: str) -> None:
     """Write a file so that it is there whole or not at all."""
     part = path.with_name(path.name + ".part")
     try:

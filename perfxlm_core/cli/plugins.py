@@ -25,7 +25,8 @@ def plugins() -> None:
 
 def _state(one: Loaded) -> tuple[str, str]:
     if one.error is not None:
-        return "broken", one.error
+        kind, _, text = one.error.partition(": ")
+        return ("no devices", text) if kind == "DeviceError" else ("broken", one.error)
     if not one.devices:
         return "no devices", "nothing that it drives was found on this machine"
     names = ", ".join(device.name for device in one.devices)

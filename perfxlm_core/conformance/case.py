@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+LAYOUTS = ("apart", "arena", "edge")
+"""Where operands lie: each in memory of its own, 1024 bytes of canaries around it; all in one
+buffer, one directly behind the other at multiples of 64 bytes, as plans place them; or each at the
+edge of a page."""
+
 
 @dataclass(frozen=True, repr=False)
 class Case:
@@ -25,8 +30,9 @@ class Case:
         constants: whether inputs that could be constants are (quantized weights always are).
         symbolic: whether the lengths in `steps` are symbols for the kernel; if not, there is one
             step and its lengths are known at bind time.
-        values: kind of numbers, one of `values.KINDS`.
+        values: kind of numbers, one of `values.KINDS`; for logits also "masked", minus infinities.
         seed: of the numbers.
+        layout: where operands lie, one of `LAYOUTS`.
     """
 
     op: str
@@ -41,6 +47,7 @@ class Case:
     symbolic: bool = True
     values: str = "normal"
     seed: int = 0
+    layout: str = "apart"
 
     def __repr__(self) -> str:
         plain = Case(self.op)
@@ -62,15 +69,16 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """The weights' or the cache's type, for tables."""
-        return self.format or self.cache_dtype or "-"
+        """The weights' type, the cache's, or both, for tables."""
+        return "+".join(t for t in (self.format, self.cache_dtype) if t) or "-"
 
 
 class Failure(AssertionError):
     """A kernel does not do what its operator's definition says.
 
     Attributes:
-        check: which check found it: smoke, values, writes, inputs, determinism, refusals.
+        check: which check found it: smoke, values, writes, reads, inputs, determinism,
+            invariance, aliasing, refusals, device, crash, hang.
     """
 
     def __init__(self, check: str, message: str) -> None:

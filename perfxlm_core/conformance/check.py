@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from perfxlm_core.conformance.bench import Bench, Placed
+from perfxlm_core.conformance.bench import Bench
 from perfxlm_core.conformance.case import Case, Failure
-from perfxlm_core.conformance.family import Arrays, Family, is_float, shape_of
+from perfxlm_core.conformance.family import Family
+from perfxlm_core.conformance.judge import first_difference, judge, results_of
+from perfxlm_core.conformance.node import PATTERNS, POISONS, Node, flat, refusal
 from perfxlm_core.conformance.structured import family_of
-from perfxlm_core.conformance.values import POISON
-from perfxlm_core.errors import PluginError
-from perfxlm_core.ops.formats import Tensor
-from perfxlm_core.ops.spec import TensorType, type_of
-from perfxlm_core.ops.types import concrete
-from perfxlm_core.registry.device import Device, Launch
-from perfxlm_core.registry.kernels import Attributes, Kernel, Query, Site
+from perfxlm_core.errors import PerfxlmError, PluginError
+from perfxlm_core.ops.formats import FORMATS, Tensor
+from perfxlm_core.ops.types import FLOATS
+from perfxlm_core.registry.device import Device
+from perfxlm_core.registry.kernels import Kernel
 
-SLACK = 10
-"""How many times the effect of a rounding error of the inputs a kernel may be off, beyond its
-tolerance: sums that cancel are no kernel's fault."""
-DRAWS = 4
-"""How often that effect is sampled; its largest counts."""
-PATTERNS = (0xFF, 0x5A)
-"""What outputs and scratch memory hold before the first launch of a step, and the second."""
+DOUBLED = 200
+"""Lengths up to which a neighbour has twice the lengths."""
 
 
 @dataclass(frozen=True)
@@ -42,289 +37,254 @@ class Outcome:
     declined: str | None = None
 
 
-def run_case(device: Device, kernel: Kernel, case: Case) -> Outcome:
+def run_case(device: Device, kernel: Kernel, case: Case, *, guard: bool = False) -> Outcome:
     """Try a kernel with a case.
+
+    Args:
+        device: where it runs.
+        kernel: what is tried.
+        case: what it is tried with.
+        guard: in the layout "edge", forbid the pages beside operands, if they are memory of the
+            host: a kernel that touches them takes this process with it.
 
     Raises:
         Failure: the kernel does something wrong; the message says what.
+        PluginError: the kit has no strategy for the operator.
     """
     family = family_of(kernel.op)
     if family is None:
         raise PluginError(f"{kernel.op.name}: no strategy makes inputs for this operator")
-    with np.errstate(all="ignore"):
-        return _Trial(device, kernel, case, family).run()
+    with (
+        np.errstate(all="ignore"),
+        Bench(device, case.layout, case.seed, guard) as bench,
+    ):
+        return _Trial(bench, kernel, family, case).run()
 
 
 class _Trial:
     """A case being tried."""
 
-    def __init__(self, device: Device, kernel: Kernel, case: Case, family: Family) -> None:
-        self.device, self.kernel, self.case, self.family = device, kernel, case, family
-        self.op = kernel.op
-        self.bench = Bench(device)
-        self.attrs = family.full_attributes(self.op, case)
-        self.largest = family.largest(self.op, case) if case.symbolic else {}
-        self.inputs = [family.arrays(self.op, case, i) for i in range(len(case.steps))]
-        self.constants = {
-            n: v.data.tobytes() for n, v in self.inputs[0].items() if isinstance(v, Tensor)
-        }
-        self.types = self._types()
-        self.scratch: Placed | None = None
+    def __init__(self, bench: Bench, kernel: Kernel, family: Family, case: Case) -> None:
+        self.bench, self.kernel, self.family, self.case = bench, kernel, family, case
+        self.node = Node(bench, kernel, family, case)
+        self.rng = np.random.default_rng(case.seed)
 
     def run(self) -> Outcome:
-        query = self._query()
-        reason = self._refusal(query)
+        self._refuses_what_is_not_named()
+        reason = self.node.refusal()
         if reason is not None:
             return Outcome(declined=reason)
-        placed = self._place()
-        launch = self._bind(query, placed, self.inputs[0], self.attrs)
-        self._bind_neighbour(query)
-        program = self.device.program([launch], tuple(self.largest))
-        order = list(range(len(self.case.steps)))
-        first = {i: self._step(program, placed, i, PATTERNS[0]) for i in order}
+        self.node.bind()
+        first, worst = self._interleaved()
+        self._bound_elsewhere(first)
+        self._same_memory_for_two_inputs()
+        if self.kernel.promises_rows and not self.family.exact:
+            self._rows_in_other_batches(first)
+        return Outcome(worst)
+
+    # Refusals
+
+    def _refuses_what_is_not_named(self) -> None:
+        """Types, kinds of device and computed operands that the declaration leaves out."""
+        kernel, query = self.kernel, self.node.query
+        strange = [replace(query, device_kind=f"not {kernel.device}")]
+        if kernel.dtypes is not None and query.dtypes:
+            strange += [
+                replace(query, dtypes=frozenset({d})) for d in FLOATS if d not in kernel.dtypes
+            ]
+        if kernel.cache_dtypes is not None and query.cache_dtype is not None:
+            strange += [
+                replace(query, cache_dtype=d) for d in FLOATS if d not in kernel.cache_dtypes
+            ]
+        if query.formats:
+            unknown = [f for f in FORMATS if f not in (kernel.formats or ())]
+            strange += [replace(query, formats=frozenset({f})) for f in unknown]
+        if kernel.constants:
+            strange.append(replace(query, constants=frozenset()))
+        for asked in strange:
+            if refusal(kernel, asked) is None:
+                raise Failure(
+                    "refusals",
+                    f"takes what it does not name: dtypes {sorted(asked.dtypes)}, formats "
+                    f"{sorted(asked.formats)}, cache {asked.cache_dtype}, constants "
+                    f"{sorted(asked.constants)} on {asked.device_kind}",
+                )
+
+    # Launches
+
+    def _interleaved(self) -> tuple[list[list[np.ndarray]], float]:
+        """Every step twice, in turns with a neighbour; gives the results and the worst error."""
+        node, neighbour = self.node, self._neighbour()
+        order = range(len(self.case.steps))
+        first, beside = [], None
+        for i in order:
+            first.append(node.step(i))
+            if neighbour is not None and beside is None:
+                beside = neighbour.step(0)
         for i in reversed(order):
-            self._same(first[i], self._step(program, placed, i, PATTERNS[1]), i)
-        return Outcome(max((self._judge(i, first[i]) for i in order), default=0.0))
-
-    def _types(self) -> dict[str, Any]:
-        env = self.family.environment(self.op, self.case, None)
-        found: dict[str, Any] = {}
-        for param in self.op.params:
-            given = type_of(self.inputs[0][param.name])
-            open_shape = (
-                given is None or param.any_shape or isinstance(self.inputs[0][param.name], Tensor)
-            )
-            found[param.name] = (
-                given if open_shape else TensorType(shape_of(param, env), given.dtype)
-            )
-            if given is not None and param.any_shape and self.case.symbolic:
-                found[param.name] = TensorType(self._open_shape(env), given.dtype)
-        return found
-
-    def _open_shape(self, env: Mapping[str, Any]) -> tuple[Any, ...]:
-        return (*env["batch"], env["hidden"])
-
-    def _query(self) -> Query:
-        kind = self.device.name.split(":")[0]
-        return Query.of(self.op, self.types, self.attrs, list(self.constants), kind)
-
-    def _refusal(self, query: Query) -> str | None:
-        try:
-            reason = self.kernel.refusal(query)
-        except Exception as error:
-            raise Failure("refusals", f"`when` raises {_line(error)}") from error
-        if reason is not None and not reason:
-            raise Failure("refusals", "the case is declined without a reason")
-        return reason
-
-    def _place(self) -> dict[str, Placed]:
-        """Operands in device memory: inputs that are not constants, and outputs."""
-        placed = {
-            name: self.bench.place(name, self.types[name].shape, value.dtype.name, self.largest)
-            for name, value in self.inputs[0].items()
-            if isinstance(value, np.ndarray)
-        }
-        for out, made in zip(self.op.outputs, self._output_types(), strict=True):
-            placed[out.name] = self.bench.place(
-                out.name, made.shape or (), made.dtype, self.largest
-            )
-        return placed
-
-    def _output_types(self) -> tuple[TensorType, ...]:
-        return self.op.infer(self.types, self.attrs)
-
-    def _bind(
-        self, query: Query, placed: Mapping[str, Placed], given: Arrays, attrs: Mapping[str, Any]
-    ) -> Launch:
-        operands: dict[str, Any] = {**given, **{n: p.operand for n, p in placed.items()}}
-        scratch = self._scratch(query)
-        site = Site(
-            self.op, Attributes(**attrs), operands,
-            None if scratch is None else scratch.operand, self.device,
-            self.bench.pack,
-        )  # fmt: skip
-        self.scratch = scratch
-        try:
-            return self.bench.launch(self.kernel, site)
-        except Failure:
-            raise
-        except Exception as error:
-            raise Failure("smoke", f"bind raises {_line(error)}") from error
-
-    def _scratch(self, query: Query) -> Placed | None:
-        if self.kernel.scratch is None:
-            return None
-        dims = {
-            k: concrete(v, self.largest)
-            if isinstance(v, tuple)
-            else concrete((v,), self.largest)[0]
-            for k, v in vars(query.dims).items()
-        }
-        nbytes = self.kernel.scratch(type(query.dims)(**dims), query.attrs)
-        return self.bench.place("scratch", (nbytes,), "uint8", {}) if nbytes else None
-
-    def _bind_neighbour(self, query: Query) -> None:
-        """Bind another node after ours: other weights, other numbers; ours must not notice."""
-        ours = self.scratch
-        attrs = {k: _other(v) for k, v in self.attrs.items()}
-        asked = replace(query, attrs=Attributes(**attrs))
-        if self._refusal(asked) is None:
-            other = replace(self.case, seed=self.case.seed + 1)
-            given = self.family.arrays(self.op, other, 0)
-            self._bind(asked, self._place(), given, attrs)
-        self.scratch = ours
-
-    def _step(
-        self, program: Launch, placed: Mapping[str, Placed], index: int, pattern: int
-    ) -> list[np.ndarray]:
-        """One launch; gives outputs, or what was updated in place."""
-        given = self.inputs[index]
-        sizes = self.family.lengths(self.case, index) if self.case.symbolic else {}
-        for name, place in placed.items():
-            if isinstance(given.get(name), np.ndarray):
-                self.bench.write(place, given[name])
-            else:
-                self.bench.fill(place, pattern)
-        if self.scratch is not None:
-            content = np.full(concrete(self.scratch.operand.shape, {}), pattern, np.uint8)
-            self.bench.write(self.scratch, content)
-        try:
-            program(sizes)
-            self.device.synchronize()
-        except Exception as error:
-            raise Failure("smoke", f"launch with {sizes} raises {_line(error)}") from error
-        if self.scratch is not None:
-            self.bench.read(self.scratch, {})
-        self._unchanged(placed, given, sizes)
-        names = [o.name for o in self.op.outputs]
-        return [
-            self.bench.read(placed[n], sizes, POISON if n in given else pattern)
-            for n in names or self.op.updates
+            again = node.step(i, PATTERNS[1], POISONS[1])
+            self._same(node, first[i], again, i, f"step {i}")
+            if i == order[-1] and neighbour is not None and beside is not None:
+                again = neighbour.step(0, PATTERNS[1], POISONS[1])
+                self._same(neighbour, beside, again, 0, "a neighbour, launched in turns")
+        worst = [
+            judge(self.family, node.op, self.case, node.inputs[i], first[i], f"step {i}")
+            for i in order
         ]
+        if neighbour is not None and beside is not None:
+            what = f"a neighbour, {neighbour.case!r},"
+            judge(self.family, node.op, neighbour.case, neighbour.inputs[0], beside, what)
+        return first, max(worst, default=0.0)
 
-    def _unchanged(
-        self, placed: Mapping[str, Placed], given: Arrays, sizes: Mapping[str, int]
+    def _neighbour(self) -> Node | None:
+        """Another node of the same kernel, bound after ours: other weights, attributes, lengths."""
+        for case in _neighbours(self.family, self.node):
+            try:
+                other = Node(self.bench, self.kernel, self.family, case)
+            except (PerfxlmError, ValueError, IndexError):  # these lengths are not legal
+                continue
+            if other.refusal() is None:
+                other.bind()
+                return other
+        return None
+
+    def _same(
+        self,
+        node: Node,
+        one: Sequence[np.ndarray],
+        two: Sequence[np.ndarray],
+        index: int,
+        where: str,
     ) -> None:
-        for name, value in given.items():
-            if isinstance(value, np.ndarray) and name not in self.op.updates:
-                after = self.bench.read(placed[name], sizes)
-                if after.tobytes() != value.tobytes():
-                    raise Failure("inputs", f"{name} is changed by the kernel")
-        for name, before in self.constants.items():
-            if self.inputs[0][name].data.tobytes() != before:
-                raise Failure("inputs", f"the constant {name} is changed by the kernel")
+        """Raise Failure unless both launches of a step gave the same bits.
 
-    def _same(self, one: list[np.ndarray], two: list[np.ndarray], index: int) -> None:
-        for a, b, name in zip(one, two, self._names(), strict=True):
+        Two more tell whether what lies around the inputs is the reason.
+        """
+        for at, name in enumerate(results_of(node.op)):
+            a, b = one[at], two[at]
             if a.tobytes() == b.tobytes():
                 continue
             missed = _unwritten(a, PATTERNS[0]) & _unwritten(b, PATTERNS[1])
             if missed.any():
-                at = [int(i) for i in np.argwhere(missed)[0]]
+                place = [int(i) for i in np.argwhere(missed)[0]]
                 raise Failure(
                     "writes",
-                    f"{name}{at} of step {index} is never written; "
+                    f"{name}{place} of {where} is never written; "
                     f"{int(missed.sum())} of {missed.size} elements in all",
+                )
+            third, fourth = (node.step(index, PATTERNS[1], p)[at] for p in POISONS)
+            if third.tobytes() == a.tobytes() and fourth.tobytes() == b.tobytes():
+                raise Failure(
+                    "reads",
+                    f"{name} of {where} depends on what lies around the inputs "
+                    f"({first_difference(a, b)})",
                 )
             raise Failure(
                 "determinism",
-                f"{name} of step {index} has other bits when launched again"
-                f" ({_where_bits(a, b)}); it may depend on what its memory held before,"
-                " on other launches, or on timing",
+                f"{name} of {where} has other bits when launched again ({first_difference(a, b)}); "
+                "it may depend on what its memory held before, on other launches, or on timing",
             )
 
-    def _names(self) -> list[str]:
-        return [o.name for o in self.op.outputs] or list(self.op.updates)
+    def _bound_elsewhere(self, first: Sequence[Sequence[np.ndarray]]) -> None:
+        """The same node again, with other poison around its constants.
 
-    def _judge(self, index: int, got: list[np.ndarray]) -> float:
-        """The worst error of a step, in units of what is allowed."""
-        family, case, given = self.family, self.case, self.inputs[index]
-        want = family.reference(self.op, case, given)
-        if family.exact:
-            for g, w, name in zip(got, want, self._names(), strict=True):
-                _identical(name, g, w, index)
-            return 0.0
-        rng = np.random.default_rng(case.seed)
-        moved = [np.zeros(w.shape) for w in want]
-        for _ in range(DRAWS):
-            again = family.reference(self.op, case, family.disturbed(case, given, rng))
-            for m, a, w in zip(moved, again, want, strict=True):
-                np.fmax(m, np.abs(a - w), out=m)
-        tolerance, floor = family.tolerance(self.op, case), family.floor(self.op, case, given)
-        sizes = family.magnitude(self.op, case, given, want)
-        return max(
-            _compare(name, g, w, tolerance * _row(s) + SLACK * _row(m) + floor, index)
-            for name, g, w, s, m in zip(self._names(), got, want, sizes, moved, strict=True)
-        )
+        Where rows do not depend on their batch, they do not depend on where operands lie either.
+        """
+        constant = any(isinstance(v, Tensor) for v in flat(self.node.inputs[0]).values())
+        if not constant and not self.kernel.promises_rows:
+            return
+        with self.bench.copy() as same:
+            self._same_bits_on(same, first, "reads", "what lies around the constants")
+        if self.kernel.promises_rows:
+            with self.bench.copy("arena", self.case.seed + 1) as other:
+                self._same_bits_on(other, first, "invariance", "where the operands lie")
+
+    def _same_bits_on(
+        self, bench: Bench, first: Sequence[Sequence[np.ndarray]], check: str, what: str
+    ) -> None:
+        again = self.node.elsewhere(bench)
+        again.bind(POISONS[1])
+        for name, a, b in zip(results_of(self.node.op), first[0], again.step(0), strict=True):
+            if a.tobytes() != b.tobytes():
+                raise Failure(
+                    check, f"{name} of step 0 depends on {what} ({first_difference(a, b)})"
+                )
+
+    def _same_memory_for_two_inputs(self) -> None:
+        """One value of a graph may be two inputs of a node."""
+        pair = self._twins()
+        if pair is None:
+            return
+        node = Node(self.bench, self.kernel, self.family, self.case, {pair[1]: pair[0]})
+        node.bind()
+        try:
+            judge(self.family, node.op, self.case, node.inputs[0], node.step(0), "step 0")
+        except Failure as failure:
+            told = f"{pair[0]} and {pair[1]} are the same memory: {failure}"
+            raise Failure("aliasing", told) from failure
+
+    def _twins(self) -> tuple[str, str] | None:
+        """Two activations of the same type, if there are any."""
+        found: dict[Any, str] = {}
+        for param in self.node.op.params:
+            given = self.node.inputs[0][param.name]
+            if param.dtype.name != "T" or not isinstance(given, np.ndarray):
+                continue
+            kind = self.node.types[param.name]
+            if kind in found:
+                return found[kind], param.name
+            found[kind] = param.name
+        return None
+
+    # Rows
+
+    def _rows_in_other_batches(self, first: Sequence[Sequence[np.ndarray]]) -> None:
+        for index in range(len(first)):
+            self._step_in_other_batches(index, first)
+
+    def _step_in_other_batches(self, index: int, first: Sequence[Sequence[np.ndarray]]) -> None:
+        node = self.node
+        given = node.inputs[index]
+        made = self.family.batches(node.op, self.case, given, node.largest, self.rng)
+        for batch in made:
+            sizes = {**node.sizes(index), **batch.sizes} if node.largest else {}
+            results = node.launch(batch.arrays, sizes)
+            for name, a, b in zip(results_of(node.op), first[index], results, strict=True):
+                wanted = a[batch.source]
+                rows = [i for i in range(len(b)) if not _equal(wanted[i], b[i])]
+                if rows:
+                    raise Failure(
+                        "invariance",
+                        f"row {int(batch.source[rows[0]])} of {name} in step {index} has other "
+                        f"bits {batch.label}: "
+                        f"{first_difference(b[rows[0]], wanted[rows[0]])}; the promise is that "
+                        "a row does not depend on its batch",
+                    )
+
+
+def _neighbours(family: Family, node: Node) -> Iterator[Case]:
+    """Cases for another node, the most different first."""
+    case = node.case
+    attrs = {k: v * 2 if isinstance(v, float) else v for k, v in node.attrs.items()}
+    kept = {k: v for k, v in attrs.items() if k != "dtype" or "dtype" in case.attrs}
+    other = replace(case, seed=case.seed + 1, attrs=kept, steps=case.steps[:1])
+    lengths = {k: v for k, v in case.sizes.items() if isinstance(v, int)}
+    if lengths and max(lengths.values()) <= DOUBLED:
+        yield replace(other, sizes={**case.sizes, **{k: 2 * v for k, v in lengths.items()}})
+    yield other
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Same bits; NaN is NaN."""
+    if a.tobytes() == b.tobytes():
+        return True
+    if a.dtype.kind in "iub":
+        return False
+    nan = np.isnan(a) & np.isnan(b)
+    return bool(nan.any()) and _equal(np.where(nan, 0, a), np.where(nan, 0, b))
 
 
 def _unwritten(array: np.ndarray, pattern: int) -> np.ndarray:
     """Where an output still holds the bytes that it was filled with."""
     raw = np.ascontiguousarray(array).reshape(-1, 1).view(np.uint8)
     return np.asarray((raw == pattern).all(axis=1).reshape(array.shape))
-
-
-def _identical(name: str, got: np.ndarray, want: np.ndarray, index: int) -> None:
-    if got.shape != want.shape:
-        raise Failure("values", f"{name} has shape {got.shape}, the definition {want.shape}")
-    if got.tobytes() != want.astype(got.dtype).tobytes():
-        raise Failure("values", f"{name} of step {index}: {_where_bits(got, want)}")
-
-
-def _where_bits(got: np.ndarray, want: np.ndarray) -> str:
-    a = np.ascontiguousarray(got).reshape(-1, 1).view(np.uint8)
-    b = np.ascontiguousarray(want).reshape(-1, 1).view(np.uint8)
-    at = int(np.flatnonzero((a != b).any(axis=1))[0])
-    place = [int(i) for i in np.unravel_index(at, got.shape)]
-    return f"at {place} {got.reshape(-1)[at]!s} and not {want.reshape(-1)[at]!s}"
-
-
-def _row(v: np.ndarray) -> np.ndarray:
-    """The largest finite magnitude of each row."""
-    known = np.atleast_1d(np.where(np.isfinite(v), np.abs(v), 0))
-    return np.asarray(known.max(axis=-1, keepdims=True, initial=0))
-
-
-def _compare(
-    name: str, got: np.ndarray, want: np.ndarray, allowed: np.ndarray, index: int
-) -> float:
-    """Largest error in units of what is allowed, and of what the output's dtype cannot hold."""
-    if got.shape != want.shape:
-        raise Failure("values", f"{name} has shape {got.shape}, the definition {want.shape}")
-    if not got.size:
-        return 0.0
-    if not is_float(got):
-        _identical(name, got, want, index)
-        return 0.0
-    rounded = want.astype(got.dtype).astype(np.float64)
-    value = got.astype(np.float64)
-    finite = np.isfinite(rounded)
-    limit = allowed + _smallest(got.dtype.name)
-    error = np.where(finite, np.abs(value - want), 0)
-    odd = np.where(finite, ~np.isfinite(value), ~((value == rounded) | np.isnan(rounded)))
-    units = np.where(odd, np.inf, error / limit)
-    worst = float(units.max())
-    if worst > 1:
-        at = int(units.argmax())
-        place = [int(i) for i in np.unravel_index(at, got.shape)]
-        most = float(np.broadcast_to(limit, units.shape).reshape(-1)[at])
-        raise Failure(
-            "values",
-            f"{name}{place} of step {index} is {value.reshape(-1)[at]:.9g}, the definition gives "
-            f"{want.reshape(-1)[at]:.9g}; off by {error.reshape(-1)[at]:.3g}, allowed {most:.3g} "
-            f"({int((units > 1).sum())} of {units.size} elements are off)",
-        )
-    return worst
-
-
-def _smallest(dtype: str) -> float:
-    """Results below it may be flushed to zero; in float16 they are rounded to its last step."""
-    return {"float64": 2.3e-308, "float16": 6e-8}.get(dtype, 1.2e-38)
-
-
-def _other(value: Any) -> Any:  # noqa: ANN401 - an attribute of any type
-    return value * 2 if isinstance(value, float) else value
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]

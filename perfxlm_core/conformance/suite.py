@@ -7,49 +7,82 @@ Two lines are a test file, and a fixture names the plugin:
     @pytest.fixture(scope="session")
     def perfxlm_plugin(): return "acme"
 
-The fixture may return a `Target` instead, for a device made by hand. `perfxlm_examples` is a
-fixture as well: how many cases each kernel gets with each combination of types.
+The fixture takes no arguments, since it is asked when tests are collected. It may return a `Target`
+instead, for a device made by hand. `perfxlm_examples` is a fixture as well: how many cases each
+kernel gets with each combination of types. With `-p perfxlm_core.conformance`, options of the
+command line count here too.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from perfxlm_core.conformance.runner import EXAMPLES, Target, operators, run, snippet
+from perfxlm_core.conformance.collect import attempt, executor_of, slots_of
+from perfxlm_core.conformance.runner import EXAMPLES
+from perfxlm_core.conformance.slots import Slot
+from perfxlm_core.conformance.target import Executor, Target
+from perfxlm_core.errors import PerfxlmError
 
 __all__ = [
     "perfxlm_examples",
-    "perfxlm_target",
+    "perfxlm_executor",
+    "pytest_generate_tests",
     "test_operator",
     "test_the_plugin_has_kernels",
 ]
 
 
 @pytest.fixture(scope="session")
-def perfxlm_examples() -> int:
+def perfxlm_examples(pytestconfig: pytest.Config) -> int:
     """Cases for each kernel with each combination of types."""
-    return EXAMPLES
+    return int(pytestconfig.getoption("perfxlm_examples", EXAMPLES))
 
 
 @pytest.fixture(scope="session")
-def perfxlm_target(perfxlm_plugin: str | Target) -> Target:
-    """The plugin, loaded."""
-    return Target.load(perfxlm_plugin) if isinstance(perfxlm_plugin, str) else perfxlm_plugin
+def perfxlm_executor(pytestconfig: pytest.Config, perfxlm_plugin: str | Target) -> Executor:
+    """Where cases run."""
+    return executor_of(pytestconfig, perfxlm_plugin)
 
 
-def test_the_plugin_has_kernels(perfxlm_target: Target) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test for each kernel with each combination of types."""
+    if metafunc.function is not test_operator:
+        return
+    try:
+        executor = executor_of(metafunc.config, _plugin(metafunc))
+        found = slots_of(metafunc.config, executor)
+    except PerfxlmError as error:
+        raise pytest.Collector.CollectError(f"perfxlm: {error}") from None
+    metafunc.parametrize("perfxlm_slot", found, ids=[s.name for s in found])
+
+
+def _plugin(metafunc: pytest.Metafunc) -> str | Target:
+    """What the fixture `perfxlm_plugin` returns."""
+    definitions = getattr(metafunc, "_arg2fixturedefs", {}).get("perfxlm_plugin", ())
+    if not definitions:
+        raise pytest.Collector.CollectError(
+            "perfxlm: name the plugin with a fixture perfxlm_plugin, or give --perfxlm-plugin"
+        )
+    definition = definitions[-1]
+    if definition.argnames:
+        raise pytest.Collector.CollectError(
+            f"perfxlm: the fixture perfxlm_plugin must not take arguments: {definition.argnames}"
+        )
+    found: str | Target = definition.func()
+    return found
+
+
+def test_the_plugin_has_kernels(perfxlm_executor: Executor) -> None:
     """There is something to test."""
-    assert perfxlm_target.kernels, f"{perfxlm_target.name} delivers no kernel for its device"
+    facts = perfxlm_executor.facts
+    assert facts.kernels, f"{facts.name} delivers no kernel for its device {facts.device}"
 
 
-@pytest.mark.parametrize("operator", [o.name for o in operators()])
-def test_operator(operator: str, perfxlm_target: Target, perfxlm_examples: int) -> None:
-    """Every kernel of an operator does what the definition says."""
-    rows = list(run(perfxlm_target, operator, perfxlm_examples))
-    for row in rows:
-        if row.failure is not None:
-            pytest.fail(
-                f"{row.kernel}: {row.failure}\n\n{snippet(perfxlm_target.name, row)}", pytrace=False
-            )
-    if not any(row.passed for row in rows):
-        pytest.skip(f"{operator}: {', '.join(sorted({row.status for row in rows}))}")
+def test_operator(
+    pytestconfig: pytest.Config,
+    perfxlm_executor: Executor,
+    perfxlm_slot: Slot,
+    perfxlm_examples: int,
+) -> None:
+    """A kernel of an operator does what the definition says."""
+    attempt(pytestconfig, perfxlm_executor, perfxlm_slot, perfxlm_examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from perfxlm_core.engine.request import FinishReason
 from perfxlm_core.engine.runner import fill
 from perfxlm_core.engine.sampler import Sampler
 from perfxlm_core.engine.scheduler import Scheduler
-from perfxlm_core.errors import ArgumentError, PerfxlmError, RequestError
+from perfxlm_core.errors import ArgumentError, DeviceError, PerfxlmError, RequestError
 
 if TYPE_CHECKING:
     from perfxlm_core.engine.completion import Completion, Submission
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from perfxlm_core.engine.runner import Runner, Tokenizer
     from perfxlm_core.engine.sampler import Floats
     from perfxlm_core.engine.scheduler import Batch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ class Engine:
     def step(self) -> list[RequestOutput]:
         """Compute the next tokens of a batch of requests; the outputs that this gave.
 
+        When the device fails, all requests that hold memory on it end with its error.
+
         Raises:
             PerfxlmError: an earlier step was interrupted half-way, so that no request can go on.
         """
@@ -174,12 +179,30 @@ class Engine:
         now = time.monotonic()
         self._note_start(batch, now)
         tokens, seqs, rows = fill(self.runner.inputs, batch, self.blocks)
-        logits = self.runner.run(tokens, seqs, rows)
+        try:
+            logits = self.runner.run(tokens, seqs, rows)
+        except DeviceError as error:
+            return self._fail(error)
         sampled = self._read_logits(batch, logits)
         self.scheduler.computed(batch)
         self._num_computed += tokens
         touched = self._sample(sampled, logits)
         return self._outputs(touched)
+
+    def _fail(self, error: DeviceError) -> list[RequestOutput]:
+        """End what depends on the device's memory; requests that wait may be tried later."""
+        running = [self._completions[request] for request in self.scheduler.running]
+        failed = dict.fromkeys(completion.submission for completion in running)
+        log.error("%d requests have failed: %s", len(failed), error)
+        for submission in failed:
+            submission.error = str(error)
+            for completion in submission.completions:
+                if completion.finish_reason is None:
+                    completion.finish(FinishReason.ERROR)
+                    self._retire(completion)
+        if not self.scheduler.running:
+            self.blocks.pool.forget_all()
+        return self._outputs(failed)
 
     def _check_idle(self) -> None:
         if self._submissions:

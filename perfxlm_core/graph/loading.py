@@ -10,8 +10,14 @@ from typing import Any, Protocol
 
 from perfxlm_core import ops
 from perfxlm_core.errors import ArgumentError, ConfigError, MemoryPlanError
-from perfxlm_core.graph.ir import Graph
-from perfxlm_core.graph.passes import allow_rounding, cache_layers, page_attention, select_rows
+from perfxlm_core.graph.ir import Graph, Node
+from perfxlm_core.graph.passes import (
+    allow_rounding,
+    cache_layers,
+    fuse,
+    page_attention,
+    select_rows,
+)
 from perfxlm_core.graph.passes.paging import CacheLayer, resize_caches
 from perfxlm_core.graph.plan import Plan, decide
 from perfxlm_core.graph.recipe import find_recipe
@@ -159,6 +165,7 @@ def plan_model(
         graph, block_size=options.block_size, max_blocks=max_blocks, cache_dtype=cache_dtype
     )
     select_rows(graph)
+    fuse(graph, lambda node: _has_kernel(node, device, registry, options.kernels))
     sizes = {
         "tokens": options.max_num_batched_tokens,
         "seqs": options.max_num_seqs,
@@ -246,6 +253,14 @@ def _stores(
     return all(f.kernel is not None for f in found)
 
 
+def _has_kernel(node: Node, device: Device, registry: Registry, prefer: Mapping[str, str]) -> bool:
+    """Whether the device itself runs a node, its weights as they are."""
+    constants = [p.name for p, v in node.arguments() if v.constant is not None]
+    kind = device.name.split(":")[0]
+    query = Query.of(node.op, node.types(), node.attrs, constants, kind)
+    return registry.resolve(query, prefer).kernel is not None
+
+
 def _longest(options: LoadOptions, config: Mapping[str, Any]) -> int:
     own = config.get("max_position_embeddings")
     if options.max_model_len is None:
@@ -282,7 +297,7 @@ def _count_blocks(plan: Plan, options: LoadOptions, longest: int, block_bytes: i
         wanted = options.num_gpu_blocks_override * block_bytes
     elif options.kv_cache_memory_bytes is not None:
         wanted = options.kv_cache_memory_bytes
-    elif plan.device.host_visible:
+    elif getattr(plan.device, "shares_memory", plan.device.host_visible):
         one = -(-longest // options.block_size) * block_bytes
         wanted = min(room, max(one, min(SHARED_CACHE_BYTES, one * options.max_num_seqs)))
     else:

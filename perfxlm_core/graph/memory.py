@@ -46,13 +46,23 @@ class Placement:
     nbytes: int
 
 
-def place(lifetimes: Sequence[Lifetime]) -> Placement:
-    """Lay out blocks so that none that live together overlap."""
+def place(lifetimes: Sequence[Lifetime], in_front: int = 0) -> Placement:
+    """Lay out blocks so that none that live together overlap.
+
+    Args:
+        lifetimes: the blocks.
+        in_front: how many of them, the first, lie in front of all others and side by side, the
+            largest last; nothing else uses their memory.
+    """
     offsets = [0] * len(lifetimes)
+    front = 0
+    for i in sorted(range(in_front), key=lambda i: (lifetimes[i].nbytes, i)):
+        offsets[i] = front
+        front += align(lifetimes[i].nbytes)
     placed: list[int] = []
-    total = 0
-    order = sorted(range(len(lifetimes)), key=lambda i: (-lifetimes[i].nbytes, i))
-    for i in order:
+    total = front
+    rest = range(in_front, len(lifetimes))
+    for i in sorted(rest, key=lambda i: (-lifetimes[i].nbytes, i)):
         block = lifetimes[i]
         size = align(block.nbytes)
         neighbours = sorted(
@@ -60,7 +70,7 @@ def place(lifetimes: Sequence[Lifetime]) -> Placement:
             for j in placed
             if block.overlaps(lifetimes[j])
         )
-        at = 0
+        at = front
         for start, end in neighbours:
             if start - at >= size:
                 break

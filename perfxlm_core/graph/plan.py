@@ -95,9 +95,9 @@ class Plan:
         return sum(format_nbytes(s.dtype, s.shape) for s in self.graph.states.values())
 
     def lay_out(self) -> None:
-        """Place activations and scratch memory in the arena."""
+        """Place activations and scratch memory in the arena, the step's inputs in front."""
         self.lifetimes, self._slots, self._scratch = _lifetimes(self)
-        self.arena = place(self.lifetimes)
+        self.arena = place(self.lifetimes, in_front=len(self.graph.inputs))
 
     def bind(self) -> Bound:
         """Take memory, pack weights, and make the program."""
@@ -158,11 +158,17 @@ class Bound:
         plan: what it was made from.
         program: runs a step; takes the sizes of the symbols.
         operands: input and output values by name, placed.
+        launches: what `program` runs: one for each step of the plan that is not a view.
+        values: every value that flows, placed: inputs, caches, and outputs of nodes.
+        arena: where activations and scratch memory lie.
     """
 
     plan: Plan
     program: Program
     operands: dict[str, Operand]
+    launches: tuple[Launch, ...]
+    values: dict[Value, Operand]
+    arena: Buffer
     keep: list[Any] = field(default_factory=list)
 
     def view(self, name: str, sizes: Mapping[str, int] | None = None) -> Any:  # noqa: ANN401
@@ -355,9 +361,12 @@ class _Binder:
         program = self.device.program(launches, tuple(self.plan.sizes))
         outward = [*self.plan.graph.inputs.values(), *self.plan.graph.outputs]
         operands = {v.name: self._operand(v) for v in outward}
+        made = [v for step in self.plan.steps for v in step.node.outputs]
+        flowing = [*self.plan.graph.inputs.values(), *self.plan.graph.states.values(), *made]
+        values = {v: self._operand(v) for v in flowing if _root(v, self.views).constant is None}
         self.decoded.clear()
-        keep = [self.arena, self.caches, self.uploaded, launches]
-        return Bound(self.plan, program, operands, keep)
+        keep = [self.caches, self.uploaded]
+        return Bound(self.plan, program, operands, tuple(launches), values, self.arena, keep)
 
     def _operand(self, value: Value) -> Operand:
         root = _root(value, self.views)
@@ -422,15 +431,15 @@ class _Binder:
         tensor = self._constant(step, value)
         return tensor if tensor.is_quantized else self._upload(tensor)
 
+    def _given(self, step: Step, value: Any) -> Any:  # noqa: ANN401 - what `Site.operands` holds
+        if isinstance(value, tuple):
+            return tuple(self._given(step, v) for v in value)
+        if not isinstance(value, Value):
+            return value
+        return self._operand(value) if value.constant is None else self._constant(step, value)
+
     def _site(self, index: int, step: Step) -> Site:
-        operands: dict[str, Any] = {}
-        for name, value in step.node.inputs.items():
-            if isinstance(value, Value):
-                operands[name] = (
-                    self._operand(value) if value.constant is None else self._constant(step, value)
-                )
-            else:
-                operands[name] = value
+        operands = {n: self._given(step, v) for n, v in step.node.inputs.items()}
         for param, value in zip(step.node.op.outputs, step.node.outputs, strict=True):
             operands[param.name] = self._operand(value)
         scratch = None

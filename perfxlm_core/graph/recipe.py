@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Self
@@ -41,9 +41,18 @@ class Config:
     `expects` names settings that the recipe takes for granted, with the value each must have;
     a checkpoint that says otherwise is refused. So is one with a setting that is in neither list:
     better no answer than a wrong one.
+
+    `examples` are settings of tiny models, each as `config.json` would have it, for
+    `perfxlm conformance`, which tries every installed recipe with random weights. The kit gives
+    values that fit together to fields of the usual names (`hidden_size`, `num_attention_heads`,
+    `head_dim`, `num_hidden_layers`, ...), and an example's settings win over them, so an example
+    says only what the kit cannot know: a required field of another name, or settings that must
+    go together. Without examples the kit draws the usual fields and leaves others at their
+    defaults.
     """
 
     expects: ClassVar[Mapping[str, Any]] = {}
+    examples: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from perfxlm_core.graph.plan import Bound
+from perfxlm_core.ops.formats import format_nbytes
+from perfxlm_core.ops.types import concrete, numpy_dtype
+from perfxlm_core.registry.device import Operand, Program
 
 Int32s = npt.NDArray[np.int32]
 
@@ -76,15 +80,29 @@ class ModelRunner:
         self._program = bound.program
         self._sizes = dict(bound.plan.sizes)
         self._staged = not self._device.host_visible
+        self._placed = {n: bound.operands[n] for n in INPUTS if n in bound.operands}
+        self._front = min((o.offset for o in self._placed.values()), default=0)
+        self._block = np.zeros(self._block_bytes() if self._staged else 0, np.uint8)
+        self._sent: tuple[tuple[int, int, int], Any, npt.NDArray[np.uint8]] | None = None
         self.inputs = StepInputs(**{n: self._input(n) for n in INPUTS})
         self._output = bound.plan.graph.outputs[0].name
         self._logits = self._whole_output()
 
+    def _block_bytes(self) -> int:
+        """Bytes from the first to the last of the inputs, which the plan places side by side."""
+        ends = [o.offset + _nbytes(o, self._sizes) for o in self._placed.values()]
+        return max(ends, default=self._front) - self._front
+
     def _input(self, name: str) -> Int32s:
-        if name in self.bound.operands and not self._staged:
+        if name not in self._placed:
+            return np.zeros(self._shape(name), np.int32)
+        if not self._staged:
             view: Int32s = self.bound.view(name)
             return view
-        return np.zeros(self._shape(name), np.int32)
+        operand = self._placed[name]
+        start, nbytes = operand.offset - self._front, _nbytes(operand, self._sizes)
+        part: Int32s = self._block[start : start + nbytes].view(np.int32)
+        return part.reshape(self._shape(name))
 
     def _shape(self, name: str) -> tuple[int, ...]:
         seqs, tokens = self.max_num_seqs, self.max_num_batched_tokens
@@ -114,20 +132,36 @@ class ModelRunner:
         sizes = self._sizes
         sizes["tokens"], sizes["seqs"], sizes["rows"] = tokens, seqs, rows
         if self._staged:
-            self._send()
+            self._send(tokens, seqs, rows)
         self._program(sizes)
         self._receive(rows)
         return self._logits[:rows]
 
-    def _send(self) -> None:
-        for name in INPUTS:
-            if name in self.bound.operands:
-                host: Any = getattr(self.inputs, name)
-                view = self.bound.view(name, self._sizes)
-                self._device.copy_in(view, host[tuple(slice(n) for n in view.shape)])
+    def watch(self, watcher: Callable[[Program], Program]) -> None:
+        """Run what `watcher` makes of the program from now on, to look on or to time it."""
+        self._program = watcher(self._program)
+
+    def _send(self, tokens: int, seqs: int, rows: int) -> None:
+        """Copy the inputs to the device, all in one."""
+        if not self._placed:
+            return
+        if self._sent is None or self._sent[0] != (tokens, seqs, rows):
+            used, first = self._block_bytes(), next(iter(self._placed.values()))
+            view = self._device.view(first.buffer, self._front, (used,), "uint8")
+            self._sent = (tokens, seqs, rows), view, self._block[:used]
+        self._device.copy_in(self._sent[1], self._sent[2])
 
     def _receive(self, rows: int) -> None:
         if self._staged:
-            self._device.copy_out(self._logits[:rows], self.bound.view(self._output, self._sizes))
+            kind = numpy_dtype(self.bound.operands[self._output].dtype)
+            logits = self._logits[:rows]
+            host = logits if kind == logits.dtype else np.empty(logits.shape, kind)
+            self._device.copy_out(host, self.bound.view(self._output, self._sizes))
+            if host is not logits:
+                logits[...] = host
         elif self.bound.operands[self._output].dtype != "float32":
             self._logits[:rows] = self.bound.view(self._output, self._sizes)
+
+
+def _nbytes(operand: Operand, sizes: Mapping[str, int]) -> int:
+    return format_nbytes(operand.dtype, concrete(operand.shape, sizes))

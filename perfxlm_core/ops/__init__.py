@@ -15,6 +15,7 @@ from perfxlm_core.ops.elementwise import (
     silu_and_mul,
     soft_cap,
 )
+from perfxlm_core.ops.fused import gated_linear, linear_add, qkv_rotary_store
 from perfxlm_core.ops.linear import embedding, linear, take_rows
 from perfxlm_core.ops.normalization import layer_norm, rms_norm
 from perfxlm_core.ops.rotary import rotary_embedding, rotary_table
@@ -32,15 +33,18 @@ __all__ = [
     "add",
     "attention",
     "embedding",
+    "gated_linear",
     "gelu",
     "gelu_and_mul",
     "greedy",
     "layer_norm",
     "linear",
+    "linear_add",
     "log_probabilities",
     "log_softmax",
     "mul",
     "paged_attention",
+    "qkv_rotary_store",
     "reshape",
     "rms_norm",
     "rotary_embedding",

@@ -10,7 +10,7 @@ from perfxlm_core.ops.spec import op
 from perfxlm_core.ops.types import I32, Array, C, T
 
 
-@op(updates=("k_cache", "v_cache"))
+@op(updates=("k_cache", "v_cache"), batch_invariant=True)
 def store_kv(
     k: Annotated[Array, "tokens kv_heads head_dim", T],
     v: Annotated[Array, "tokens kv_heads v_head_dim", T],

@@ -10,7 +10,7 @@ from perfxlm_core.ops.spec import Standard, op
 from perfxlm_core.ops.types import Array, T
 
 
-@op(onnx=Standard("Add", 14))
+@op(onnx=Standard("Add", 14), batch_invariant=True)
 def add(
     a: Annotated[Array, "*batch", T], b: Annotated[Array, "*batch", T]
 ) -> Annotated[Array, "*batch", T]:
@@ -22,7 +22,7 @@ def add(
     return as_type(compute(a) + compute(b), a)
 
 
-@op(onnx=Standard("Mul", 14))
+@op(onnx=Standard("Mul", 14), batch_invariant=True)
 def mul(
     a: Annotated[Array, "*batch", T], b: Annotated[Array, "*batch", T]
 ) -> Annotated[Array, "*batch", T]:
@@ -34,7 +34,7 @@ def mul(
     return as_type(compute(a) * compute(b), a)
 
 
-@op()
+@op(batch_invariant=True)
 def scale(
     x: Annotated[Array, "*batch", T], *, factor: float, offset: float = 0.0
 ) -> Annotated[Array, "*batch", T]:
@@ -47,7 +47,7 @@ def scale(
     return as_type(v * v.dtype.type(factor) + v.dtype.type(offset), x)
 
 
-@op()
+@op(batch_invariant=True)
 def soft_cap(x: Annotated[Array, "*batch", T], *, cap: float) -> Annotated[Array, "*batch", T]:
     """`out = cap * tanh(x / cap)`: large values saturate smoothly.
 
@@ -64,7 +64,7 @@ def sigmoid(v: np.ndarray) -> np.ndarray:
     return np.where(v >= 0, 1, e) / (1 + e)
 
 
-@op(onnx=Standard("Swish", 24))
+@op(onnx=Standard("Swish", 24), batch_invariant=True)
 def silu(x: Annotated[Array, "*batch", T]) -> Annotated[Array, "*batch", T]:
     """`out = x * sigmoid(x)`.
 
@@ -75,7 +75,7 @@ def silu(x: Annotated[Array, "*batch", T]) -> Annotated[Array, "*batch", T]:
     return as_type(v * sigmoid(v), x)
 
 
-@op(onnx=Standard("SwiGLU", 28))
+@op(onnx=Standard("SwiGLU", 28), batch_invariant=True)
 def silu_and_mul(
     gate: Annotated[Array, "*batch", T], up: Annotated[Array, "*batch", T]
 ) -> Annotated[Array, "*batch", T]:
@@ -110,7 +110,11 @@ def _known_form(dims: dict[str, int], *, approximate: str) -> None:
         raise ValueError(f"approximate={approximate!r}, want 'none' or 'tanh'")
 
 
-@op(onnx=Standard("Gelu", 20, approximate="approximate"), requires=_known_form)
+@op(
+    onnx=Standard("Gelu", 20, approximate="approximate"),
+    requires=_known_form,
+    batch_invariant=True,
+)
 def gelu(
     x: Annotated[Array, "*batch", T], *, approximate: str = "none"
 ) -> Annotated[Array, "*batch", T]:
@@ -125,7 +129,7 @@ def gelu(
     return as_type(_gelu(compute(x), approximate), x)
 
 
-@op(requires=_known_form)
+@op(requires=_known_form, batch_invariant=True)
 def gelu_and_mul(
     gate: Annotated[Array, "*batch", T],
     up: Annotated[Array, "*batch", T],

@@ -38,7 +38,7 @@ def linear(
     return as_type(y if bias is None else y + compute(bias), x)
 
 
-@op()
+@op(batch_invariant=True)
 def embedding(
     token_ids: Annotated[Array, "tokens", I32],
     table: Annotated[Array, "vocab hidden", W],
@@ -69,7 +69,7 @@ def _(ids: TensorType, table: TensorType, *, dtype: str) -> tuple[TensorType, ..
     return (TensorType((*(ids.shape or ()), (table.shape or ())[1]), dtype),)
 
 
-@op()
+@op(batch_invariant=True)
 def take_rows(
     x: Annotated[Array, "rows_in hidden", ANY],
     rows: Annotated[Array, "rows", I32],

@@ -9,7 +9,7 @@ from perfxlm_core.ops.spec import Standard, op
 from perfxlm_core.ops.types import Array, T
 
 
-@op(onnx=Standard("RMSNormalization", 23, eps="epsilon"))
+@op(onnx=Standard("RMSNormalization", 23, eps="epsilon"), batch_invariant=True)
 def rms_norm(
     x: Annotated[Array, "*batch hidden", T],
     weight: Annotated[Array, "hidden", T],
@@ -31,7 +31,7 @@ def rms_norm(
     return as_type(v * scale * compute(weight), x)
 
 
-@op(onnx=Standard("LayerNormalization", 17, eps="epsilon"))
+@op(onnx=Standard("LayerNormalization", 17, eps="epsilon"), batch_invariant=True)
 def layer_norm(
     x: Annotated[Array, "*batch hidden", T],
     weight: Annotated[Array, "hidden", T],

@@ -10,7 +10,7 @@ from perfxlm_core.ops.spec import op
 from perfxlm_core.ops.types import F32, I32, Array, T
 
 
-@op(outputs=("cos", "sin"))
+@op(outputs=("cos", "sin"), batch_invariant=True)
 def rotary_table(
     positions: Annotated[Array, "tokens", I32],
     inverse_frequencies: Annotated[Array, "half", F32],
@@ -47,7 +47,7 @@ def _fits(dims: Mapping[str, Any], **_: Any) -> None:  # noqa: ANN401
         raise ValueError(f"rotates {2 * dims['half']} elements of a head of {dims['head_dim']}")
 
 
-@op(requires=_fits)
+@op(requires=_fits, batch_invariant=True)
 def rotary_embedding(
     x: Annotated[Array, "tokens heads head_dim", T],
     cos: Annotated[Array, "tokens half", F32],

@@ -22,7 +22,7 @@ def _softmax(v: np.ndarray, axis: int) -> np.ndarray:
     return np.asarray(e / e.sum(axis=axis, keepdims=True))
 
 
-@op(onnx=Standard("Softmax", 13))
+@op(onnx=Standard("Softmax", 13), batch_invariant=True)
 def softmax(x: Annotated[Array, "...", F], *, axis: int = -1) -> Annotated[Array, "...", F]:
     """`out = exp(x) / sum(exp(x))` along `axis`.
 
@@ -35,7 +35,7 @@ def softmax(x: Annotated[Array, "...", F], *, axis: int = -1) -> Annotated[Array
     return rounded(lambda v: _softmax(v, axis_of(axis, v.ndim)), x)
 
 
-@op(onnx=Standard("LogSoftmax", 13))
+@op(onnx=Standard("LogSoftmax", 13), batch_invariant=True)
 def log_softmax(x: Annotated[Array, "...", F], *, axis: int = -1) -> Annotated[Array, "...", F]:
     """`out = x - log(sum(exp(x)))` along `axis`.
 
@@ -100,7 +100,7 @@ def _(x: TensorType, k: TensorType, **_: Any) -> tuple[TensorType, ...]:  # noqa
     return TensorType(None, x.dtype), TensorType(None, "int64")
 
 
-@op(optional=True)
+@op(optional=True, batch_invariant=True)
 def greedy(logits: Annotated[Array, "rows vocab", T]) -> Annotated[Array, "rows", I32]:
     """The token of the largest logit of each row; the lower id of equal ones.
 
@@ -115,7 +115,7 @@ def _legal(dims: Mapping[str, Any]) -> None:
         raise ValueError("there is no token to draw from: vocab is 0")
 
 
-@op(optional=True, requires=_legal)
+@op(optional=True, requires=_legal, batch_invariant=True)
 def sample_top_k_top_p(
     logits: Annotated[Array, "rows vocab", T],
     temperatures: Annotated[Array, "rows", F32],
@@ -160,7 +160,7 @@ def sample_top_k_top_p(
     return out
 
 
-@op(optional=True)
+@op(optional=True, batch_invariant=True)
 def log_probabilities(
     logits: Annotated[Array, "rows vocab", T],
     token_ids: Annotated[Array, "rows", I32],

@@ -108,6 +108,9 @@ class Op(Generic[P, R]):
         tolerance: dtype name -> largest error allowed a kernel, against the float64 reference,
             relative to the largest magnitude in the same row of the result.
         onnx: the standard operator that it is, if there is one.
+        batch_invariant: every kernel promises that a row of the result (an index of the leading
+            dimension: a token, a sequence) has the same bits whatever other rows are computed with
+            it, and wherever among them it stands.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class Op(Generic[P, R]):
         requires: Callable[..., None] | None,
         tolerance: Mapping[str, float],
         onnx: Standard | None,
+        batch_invariant: bool,
     ) -> None:
         self.fn = fn
         self.name = fn.__name__
@@ -132,6 +136,7 @@ class Op(Generic[P, R]):
         self.requires = requires
         self.tolerance = dict(tolerance)
         self.onnx = onnx
+        self.batch_invariant = batch_invariant
         self.__doc__ = fn.__doc__
         self.__name__ = fn.__name__
         self.__module__ = fn.__module__
@@ -151,6 +156,16 @@ class Op(Generic[P, R]):
     def kernel_parameters(self) -> tuple[str, ...]:
         """Names that a kernel takes, in order: outputs, inputs, then attributes by keyword."""
         return (*(o.name for o in self.outputs), *(p.name for p in self.params), *self.attributes)
+
+    @property
+    def activation(self) -> DTypes | None:
+        """The dtype variable that a kernel's `dtypes` speak of; None if there is no choice.
+
+        `T` where there is one, else that of the first input which leaves a choice.
+        """
+        found = [p.dtype for p in self.params if p.dtype.name not in ("C", "F32", "W")]
+        named = [d for d in found if d.name == "T"] or [d for d in found if len(d.allowed) > 1]
+        return named[0] if named else None
 
     def shapes(self, infer: Inference) -> Inference:
         """Decorator: replace derived shape inference by `infer(*types, **attrs) -> types`."""
@@ -290,6 +305,7 @@ def op(
     requires: Callable[..., None] | None = None,
     tolerance: Mapping[str, float] | None = None,
     onnx: Standard | None = None,
+    batch_invariant: bool = False,
 ) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Make the decorated function an operator; see the module's docstring and `Op`.
 
@@ -302,6 +318,7 @@ def op(
         requires: `(dims, **attrs)`, raises ValueError for what the definition forbids.
         tolerance: dtype -> relative error allowed (`Op.tolerance`).
         onnx: the standard operator that computes the same.
+        batch_invariant: rows do not depend on their batch (`Op.batch_invariant`).
     """
     default = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 
@@ -316,6 +333,7 @@ def op(
             requires=requires,
             tolerance=default if tolerance is None else tolerance,
             onnx=onnx,
+            batch_invariant=batch_invariant,
         )
 
     return decorate

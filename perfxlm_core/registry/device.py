@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
-from typing import Any, Protocol
+from time import perf_counter_ns
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,7 +44,9 @@ class Buffer:
 class Operand:
     """An argument of a node, placed: where it is, its dtype, and its shape.
 
-    The memory starts `offset` bytes into `buffer` and is at least 64-byte aligned.
+    The memory starts `offset` bytes into `buffer` and is at least 64-byte aligned; a plain constant
+    that stays in its file (where the device sees the host's memory) only to its elements. Elements
+    are contiguous. An output never shares memory with an input; two inputs may be the same value.
     Dimensions may be symbols ("tokens", "seqs", "rows") that only a step makes concrete.
     """
 
@@ -59,15 +62,67 @@ Launch = Callable[[Mapping[str, int]], None]
 into it, as long as their own `program` understands it."""
 
 Program = Callable[[Mapping[str, int]], None]
-"""A whole plan, bound: one call runs a step."""
+"""A whole plan, bound: one call runs a step.
+
+A program may have a method `profile(sizes) -> list[Span]` that runs the same step and says when
+each launch ran; see `ProfiledProgram`. `perfxlm profile` then times the program as it is, and
+otherwise its launches one by one, each followed by `synchronize`.
+"""
+
+
+@dataclass(frozen=True)
+class Span:
+    """When one lane (a thread, a queue) worked on one launch of a program.
+
+    Attributes:
+        launch: its index in the list that the program was made from.
+        lane: from 0 on.
+        arrived: when the lane came to it, in nanoseconds of `time.perf_counter_ns`; what passed
+            until `start` is waiting for other lanes.
+        start: when the lane began.
+        end: when it was done.
+    """
+
+    launch: int
+    lane: int
+    arrived: int
+    start: int
+    end: int
+
+
+@runtime_checkable
+class ProfiledProgram(Protocol):
+    """A program that can say where its time goes. Profiling costs nothing where it is not used."""
+
+    def __call__(self, sizes: Mapping[str, int]) -> None:
+        """Run a step."""
+        ...
+
+    def profile(self, sizes: Mapping[str, int]) -> list[Span]:
+        """Run a step, timed: a span for each launch and lane, a lane's in order of time."""
+        ...
 
 
 class Device(Protocol):
-    """One device of a plugin. Nine methods; `program` is the one that is worth work."""
+    """One device of a plugin. Nine methods; `program` is the one that is worth work.
+
+    A device may have a tenth, `limits() -> Mapping[str, float]`: what it can do at most, measured
+    on it, for `perfxlm conformance --perf` to compare with. Keys, any of them: "read" (bytes/s from
+    its memory), "float32" (floating-point operations/s), "int8" (operations/s of products of 8-bit
+    integers with integer sums); a multiplication with an addition counts as two operations.
+
+    And `tuning() -> AbstractContextManager[list[str]]`, for `perfxlm tune`: kernels that are bound
+    in the context are measured in several shapes, in steps of up to 64 tokens, and the best are
+    kept for the next time; the list is of lines about them.
+    """
 
     name: str
     host_visible: bool
-    """Whether `view` gives NumPy arrays on the memory itself, so that no copies are needed."""
+    """Whether `view` gives NumPy arrays on the memory itself, so that no copies are needed.
+
+    A device that has the host's memory but not its addresses (an integrated GPU) also says
+    `shares_memory = True`: then it gets a modest KV cache rather than all that is free.
+    """
 
     def describe(self) -> DeviceInfo:
         """Facts for people."""
@@ -115,6 +170,15 @@ def loop(launches: Sequence[Launch]) -> Program:
             launch(sizes)
 
     return run
+
+
+def timed(launch: Launch, sizes: Mapping[str, int], device: Device | None = None) -> list[Span]:
+    """Run one launch; its span as launch 0 of lane 0. `device` is waited for."""
+    start = perf_counter_ns()
+    launch(sizes)
+    if device is not None:
+        device.synchronize()
+    return [Span(0, 0, start, start, perf_counter_ns())]
 
 
 def operand_view(device: Device, operand: Operand, sizes: Mapping[str, int]) -> Any:  # noqa: ANN401

@@ -39,7 +39,8 @@ class Site:
         op: the operator.
         attrs: its attributes.
         operands: inputs and outputs by the names of the definition; an input that was left out
-            is None; a constant input is a `Tensor` on the host, for the kernel to pack.
+            is None; a constant input is a `Tensor` on the host, for the kernel to pack; an input
+            that may be given many times is a tuple of these.
         scratch: memory asked for by the kernel's `scratch`, private while the node runs.
         device: where it will run.
         pack: allocates device memory that lives as long as the plan and is counted as weights.
@@ -47,7 +48,7 @@ class Site:
 
     op: Op[..., Any]
     attrs: Attributes
-    operands: Mapping[str, Operand | Tensor | None]
+    operands: Mapping[str, Operand | Tensor | tuple[Operand | Tensor, ...] | None]
     scratch: Operand | None
     device: Device
     pack: Callable[[int], Any]
@@ -89,6 +90,8 @@ class Kernel:
         priority: the highest that accepts a node runs it.
         scratch: bytes of scratch memory for a node, from its dims with every symbol at its
             largest.
+        batch_invariant: promises what `Op.batch_invariant` says, also where the operator does not
+            ask for it.
     """
 
     op: Op[..., Any]
@@ -103,11 +106,17 @@ class Kernel:
     priority: int = 0
     scratch: Callable[[Dims, Attributes], int] | None = None
     cache_dtypes: tuple[str, ...] | None = None
+    batch_invariant: bool = False
 
     @property
     def name(self) -> str:
         """For tables: vendor and function."""
         return f"{self.vendor}.{self.function.__name__}"
+
+    @property
+    def promises_rows(self) -> bool:
+        """Whether a row's bits do not depend on its batch: by the operator's word or its own."""
+        return self.op.batch_invariant or self.batch_invariant
 
     def refusal(self, query: Query) -> str | None:
         """Why the kernel cannot run the node; None if it can."""
@@ -171,7 +180,8 @@ class Query:
                 env.match(param, one)
                 if param.dtype.any_format:
                     formats.add(one.dtype)
-        floats = {d for n, d in env.dtypes.items() if n == "T"}
+        activation = "" if op.activation is None else op.activation.name
+        floats = {d for n, d in env.dtypes.items() if n == activation}
         if not floats and "dtype" in attrs:
             floats = {attrs["dtype"]}
         words = {k.removeprefix("*"): v for k, v in env.dims.items()}
@@ -218,6 +228,7 @@ class KernelSet:
         cache_dtypes: Sequence[str] | None = None,
         when: Accepts | None = None,
         priority: int = 0,
+        batch_invariant: bool = False,
     ) -> Callable[[F], F]:
         """Declare a simple kernel: the operator's own parameters, outputs first.
 
@@ -237,6 +248,7 @@ class KernelSet:
             self._add(
                 op, function, two_phase=False, dtypes=dtypes, formats=formats,
                 cache_dtypes=cache_dtypes, when=when, priority=priority,
+                batch_invariant=batch_invariant,
             )  # fmt: skip
             return function
 
@@ -253,6 +265,7 @@ class KernelSet:
         constants: Sequence[str] = (),
         priority: int = 0,
         scratch: Callable[[Dims, Attributes], int] | None = None,
+        batch_invariant: bool = False,
     ) -> Callable[[F], F]:
         """Declare a two-phase kernel: `f(site) -> launch`, called once for each node.
 
@@ -270,7 +283,7 @@ class KernelSet:
             self._add(
                 op, function, two_phase=True, dtypes=dtypes, formats=formats,
                 cache_dtypes=cache_dtypes, when=when, constants=tuple(constants),
-                priority=priority, scratch=scratch,
+                priority=priority, scratch=scratch, batch_invariant=batch_invariant,
             )  # fmt: skip
             return function
 

@@ -82,6 +82,12 @@ def _filter_note() -> str:
     return "" if chosen is None else f" (PERFXLM_PLUGINS={chosen!r} restricts them)"
 
 
+def chosen_names() -> set[str] | None:
+    """Names of the plugins that `PERFXLM_PLUGINS` asks for; None where it does not restrict."""
+    allowed = os.environ.get("PERFXLM_PLUGINS")
+    return None if allowed is None else {n.strip() for n in allowed.split(",")}
+
+
 def load_plugins(found: Iterable[EntryPoint] | None = None) -> Plugins:
     """Load every installed plugin; one that fails is reported, and the rest still load.
 
@@ -91,8 +97,7 @@ def load_plugins(found: Iterable[EntryPoint] | None = None) -> Plugins:
         found: entry points to load instead of the installed ones.
     """
     plugins = Plugins()
-    allowed = os.environ.get("PERFXLM_PLUGINS")
-    names = None if allowed is None else {n.strip() for n in allowed.split(",")}
+    names = chosen_names()
     points = entry_points(group=GROUP) if found is None else found
     for point in sorted(points, key=lambda e: e.name):
         if names is not None and point.name not in names:

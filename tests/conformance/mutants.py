@@ -1,14 +1,17 @@
 """The zoo: right kernels with one line changed, as bugs and as legal differences."""
 
+import ctypes
 import inspect
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from perfxlm_core.plugin import KernelSet
+from perfxlm_core.registry.kernels import Kernel
 
 from . import numpy_kernels
 
+SCORES = "scores = (keys @ f32(q[row])[:, :, None])[..., 0] * factor"
 TARGET = "target, left, right = out.reshape(-1), a.reshape(-1), b.reshape(-1)"
 
 # name, kernel, what is replaced, by what
@@ -124,14 +127,15 @@ MUTANTS = [
      "min(position, position - window + 2)"),
     ("window ignored", "paged_attention", "0 if window is None else", "0 if True else"),
     ("wrong head in grouped attention", "paged_attention",
-     "keys = f32(k_cache[page, :, h // group])", "keys = f32(k_cache[page, :, h % kv_heads])"),
+     "np.arange(heads) // (heads // kv_heads)", "np.arange(heads) % kv_heads"),
     ("blocks in order", "paged_attention", "block_tables[s, block]", "block_tables[s, 0] + block"),
     ("blocks of the first sequence", "paged_attention", "block_tables[s, block]",
      "block_tables[0, block]"),
     ("entry behind the last block read", "paged_attention", "block_tables[s, block]",
      "block_tables[s, min(block + 1, block_tables.shape[1] - 1)]"),
-    ("no maximum subtracted", "paged_attention", "higher = max(top, scores.max())",
-     "higher = 0.0"),
+    ("no maximum subtracted", "paged_attention",
+     "higher = np.maximum(top, scores.max(axis=1, keepdims=True))",
+     "higher = 0 * top if sinks is not None else np.zeros((heads, 1), np.float32)"),
     ("sum not rescaled", "paged_attention", "total * shrink", "total"),
     ("values not rescaled", "paged_attention", "value * shrink", "value"),
     ("position of a chunk from zero", "paged_attention",
@@ -140,15 +144,16 @@ MUTANTS = [
      "length - (last - first) + (row - first)", "length - 1"),
     ("scale 0 taken for none", "paged_attention", "if scale is None", "if not scale"),
     ("scale ignored", "paged_attention", "if scale is None", "if True"),
-    ("capped before scaling", "paged_attention", "scores = soft_cap * np.tanh(scores / soft_cap)",
-     "scores = soft_cap * np.tanh(scores / factor / soft_cap) * factor"),
+    ("capped before scaling", "paged_attention",
+     "np.float32(soft_cap) * np.tanh(scores /",
+     "factor * np.float32(soft_cap) * np.tanh(scores / factor /"),
     ("cap ignored", "paged_attention", "if soft_cap is not None", "if False"),
     ("sinks ignored", "paged_attention", "if sinks is not None", "if False"),
-    ("sink of the first head", "paged_attention", "float(sinks[h])", "float(sinks[0])"),
+    ("sink of the first head", "paged_attention", "f32(sinks)[:, None]", "f32(sinks)[:1, None]"),
     ("last sequence left out", "paged_attention", "enumerate(seq_lens.tolist())",
      "enumerate(seq_lens.tolist()[:-1] or seq_lens.tolist())"),
-    ("scores in float16", "paged_attention", "scores = keys @ f32(q[row, h]) * factor",
-     "scores = (keys @ f32(q[row, h]) * factor).astype(np.float16).astype(np.float32)"),
+    ("scores in float16", "paged_attention", SCORES,
+     SCORES + "; scores = f32(scores.astype(np.float16))"),
     ("no maximum subtracted", "softmax", "np.exp(v - v.max(axis=axis, keepdims=True))",
      "np.exp(v)"),
     ("axis ignored", "softmax", "axis=axis", "axis=-1"),
@@ -160,6 +165,58 @@ MUTANTS = [
     ("no maximum subtracted", "log_probabilities", "top = v.max(axis=1)",
      "top = 0 * v.max(axis=1)"),
     ("probability of the token before", "log_probabilities", "token_ids]", "token_ids - 1]"),
+    ("operands taken for 128-byte aligned", "add", TARGET,
+     TARGET.replace("a.reshape(-1)", "rounded_down(a, 128).reshape(-1)")),
+    ("operands taken for page aligned", "scale", "f32(x)", "f32(rounded_down(x, 4096))"),
+    ("sums in an order by address", "rms_norm", "np.mean(v * v,",
+     "np.mean((v * v)[..., :: 1 if x.ctypes.data % 1024 else -1],"),
+    ("sums in an order by batch", "rms_norm", "np.mean(v * v,",
+     "np.mean((v * v)[..., :: 1 if len(v) > 3 else -1],"),
+    ("vector and tail by other formulas", "silu", "out[...] = f32(x) * sigmoid(f32(x))",
+     "v, flat = f32(x).ravel(), out.reshape(-1); w = v.size // 8 * 8; "
+     "flat[:w] = v[:w] / (1 + np.exp(-v[:w])); flat[w:] = v[w:] * sigmoid(v[w:])"),
+    ("last row rounded otherwise", "rotary_embedding", "    half, v = ",
+     "    if len(cos) > 1:\n        cos = np.vstack([cos[:-1], np.nextafter(cos[-1:], 2, "
+     "dtype=cos.dtype)])\n    half, v = "),
+    ("promise broken by the size of the batch", "linear",
+     "@kernels.implements(ops.linear)", "@kernels.implements(ops.linear, batch_invariant=True)",
+     "range(0, columns, TILE)", "range(0, columns, TILE)[:: 1 if len(left) < 5 else -1]"),
+    ("promise broken by other sequences", "paged_attention",
+     "@kernels.implements(ops.paged_attention)",
+     "@kernels.implements(ops.paged_attention, batch_invariant=True)",
+     SCORES,
+     SCORES + " * np.float32(1 if len(seq_lens) < 2 else 1 + 2e-7)"),
+    ("promise broken by the rest of the chunk", "paged_attention",
+     "@kernels.implements(ops.paged_attention)",
+     "@kernels.implements(ops.paged_attention, batch_invariant=True)",
+     SCORES,
+     SCORES + " * np.float32(1 if last - first < 2 else 1 + 2e-7)"),
+    ("block table of the first launch", "paged_attention", "    size, kv_heads =",
+     "    block_tables = STATE.setdefault(block_tables.shape, block_tables.copy());"
+     " size, kv_heads ="),
+    ("weights of the node bound first", "linear_q8_0", 'state = {"packed": packed}',
+     'state = STATE; state.setdefault("packed", packed)'),
+    ("lengths of the node bound last", "linear_q8_0", "    state =", "    STATE['n'] = n; state =",
+     "reshape(len(v), n)", "reshape(len(v), STATE['n'])"),
+    ("order by the number of launches", "rms_norm", "np.mean(v * v,",
+     "STATE.update(n=-STATE.get('n', 1)); mean = np.mean((v * v)[..., :: STATE['n']],"),
+    ("maximum over one element too many", "softmax", "v.max(axis=axis, keepdims=True)",
+     "np.fmax(v.max(axis=axis, keepdims=True), f32(past(x)[-1]))"),
+    ("constant read past its end", "linear_q4_1", "    d, m =",
+     "    blocks = blocks.copy(); blocks[-1, -1:] ^= past(weight.data)[-1:]; d, m ="),
+    ("two inputs taken for different memory", "mul", "out[...] = f32(a) * f32(b)",
+     "saved = a.copy(); a[...] = 1; out[...] = f32(saved) * f32(b); a[...] = saved"),
+    ("takes what it cannot do", "linear_q8_0", "not attrs.exact", "True"),
+    ("takes types that it does not name", "linear_q8_0", "@kernels.binds",
+     "@greedy(kernels).binds"),
+    ("declines without a reason", "mul", "@kernels.implements(ops.mul)",
+     "@silent(kernels).implements(ops.mul, when=lambda d, a: len(d.batch) > 1)"),
+    ("a reason for a condition's answer", "mul", "@kernels.implements(ops.mul)",
+     "@kernels.implements(ops.mul, when=lambda d, a: '' if len(d.batch) > 1 else 'too flat')"),
+    ("a condition that changes its mind", "mul", "@kernels.implements(ops.mul)",
+     "@kernels.implements(ops.mul, when=lambda d, a: rng.random() < 0.5)"),
+    ("a condition that compares symbols", "mul", "@kernels.implements(ops.mul)",
+     "@kernels.implements(ops.mul, when=lambda d, a: d.batch[0] < 9)"),
 ]  # fmt: skip
 
 LEGAL = [
@@ -172,13 +229,29 @@ LEGAL = [
     ("running sum", "rms_norm", "np.mean(v * v, axis=-1, keepdims=True)",
      "np.cumsum(v * v, axis=-1, dtype=np.float32)[..., -1:] / np.float32(v.shape[-1])"),
     ("plain sigmoid", "silu_and_mul", "sigmoid(f32(gate))", "(1 / (1 + np.exp(-f32(gate))))"),
-    ("attention in float64", "paged_attention", "scores = keys @ f32(q[row, h]) * factor",
-     "scores = keys.astype(np.float64) @ q[row, h].astype(np.float64) * factor"),
-    ("query scaled before the product", "paged_attention", "keys @ f32(q[row, h]) * factor",
-     "keys @ (f32(q[row, h]) * factor)"),
+    ("attention in float64", "paged_attention", SCORES,
+     SCORES.replace("f32(q[row])", "q[row].astype(np.float64)")),
+    ("query scaled before the product", "paged_attention", SCORES,
+     SCORES.replace(" * factor", "").replace("f32(q[row])", "(f32(q[row]) * factor)")),
     ("results below the normal range flushed", "mul", "out[...] = f32(a) * f32(b)",
      "v = f32(a) * f32(b); out[...] = np.where(abs(v) < 1.2e-38, 0, v)"),
     ("tiles of seven", "add", "TILE", "7"),
+    ("sum in two halves", "linear", "for k in range(0, columns, TILE):",
+     "for k in (*range(0, columns, 2 * TILE), *range(TILE, columns, 2 * TILE)):"),
+    ("products rounded once", "linear", "total += left[:, k : k + TILE] @ ",
+     "total[...] = total + left[:, k : k + TILE].astype(np.float64) @ "),
+    ("a promise kept, row by row", "linear", "@kernels.implements(ops.linear)",
+     "@kernels.implements(ops.linear, batch_invariant=True)",
+     "total += left[:, k : k + TILE] @ right[o : o + TILE, k : k + TILE].T",
+     "total += (left[:, None, k : k + TILE] * right[o : o + TILE, k : k + TILE]).sum(axis=-1)"),
+    ("a promise kept by attention", "paged_attention", "@kernels.implements(ops.paged_attention)",
+     "@kernels.implements(ops.paged_attention, batch_invariant=True)"),
+    ("softmax in one pass", "softmax", "e = np.exp(v - v.max(axis=axis, keepdims=True))",
+     "e = np.exp((v - v.max(axis=axis, keepdims=True)).astype(np.float64))"),
+    ("declines with a reason", "mul", "@kernels.implements(ops.mul)",
+     "@kernels.implements(ops.mul, when=lambda d, a: len(d.batch) > 1)"),
+    ("exponent by powers of two", "silu", "sigmoid(f32(x))",
+     "(1 / (1 + np.exp2(-f32(x) * np.float32(1.4426950408889634))))"),
 ]  # fmt: skip
 
 
@@ -194,16 +267,63 @@ def before(array):
     return as_strided(flat, (2,), (-array.itemsize,)) if array.size else np.zeros(1)
 
 
-def mutate(kernel_name, old, new):
-    """A kernel set that holds one kernel, with one line changed."""
+def rounded_down(array, multiple):
+    """The array that a kernel sees which drops the low bits of an address."""
+    start = array.ctypes.data // multiple * multiple
+    return np.ndarray(array.shape, array.dtype, (ctypes.c_char * array.nbytes).from_address(start))
+
+
+class Greedy(Kernel):
+    """Takes every node."""
+
+    def refusal(self, query):
+        return None
+
+
+class Silent(Kernel):
+    """Does not say why it declines."""
+
+    def refusal(self, query):
+        return "" if super().refusal(query) else None
+
+
+class Altered:
+    """A kernel set whose kernels become those of another class."""
+
+    def __init__(self, kernels, kind):
+        self.kernels, self.kind = kernels, kind
+
+    def implements(self, *arguments, **named):
+        return self._altering(self.kernels.implements(*arguments, **named))
+
+    def binds(self, *arguments, **named):
+        return self._altering(self.kernels.binds(*arguments, **named))
+
+    def _altering(self, decorate):
+        def decorated(function):
+            decorate(function)
+            self.kernels._kernels[-1] = self.kind(**vars(self.kernels._kernels[-1]))
+            return function
+
+        return decorated
+
+
+def mutate(kernel_name, *changes):
+    """A kernel set that holds one kernel, with a line changed: old text, new text, and so on."""
     right = next(k for k in numpy_kernels.kernels if k.function.__name__ == kernel_name)
     source = inspect.getsource(right.function)
-    space = {**vars(numpy_kernels), "past": past, "before": before, "STATE": {},
-             "rng": np.random.default_rng()}  # fmt: skip
+    space = {
+        **vars(numpy_kernels), "past": past, "before": before, "rounded_down": rounded_down,
+        "STATE": {}, "rng": np.random.default_rng(),
+        "greedy": lambda kernels: Altered(kernels, Greedy),
+        "silent": lambda kernels: Altered(kernels, Silent),
+    }  # fmt: skip
     space["kernels"] = KernelSet(vendor="zoo", device="numpy")
     if right.scratch is not None:
         source = inspect.getsource(right.scratch) + source
-    assert old in source, f"{kernel_name} has no {old!r}"
-    exec(compile(source.replace(old, new), f"<{kernel_name}>", "exec"), space)
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        assert old in source, f"{kernel_name} has no {old!r}"
+        source = source.replace(old, new)
+    exec(compile(source, f"<{kernel_name}>", "exec"), space)
     assert len(space["kernels"]) == 1
     return space["kernels"]

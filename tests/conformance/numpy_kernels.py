@@ -230,33 +230,34 @@ def paged_attention(
     *, scale, window, soft_cap,
 ):  # fmt: skip
     size, kv_heads = k_cache.shape[1], k_cache.shape[2]
-    heads, group = q.shape[1], q.shape[1] // kv_heads
+    heads = q.shape[1]
+    owners = np.arange(heads) // (heads // kv_heads)
     factor = np.float32(q.shape[2] ** -0.5 if scale is None else scale)
     for s, length in enumerate(seq_lens.tolist()):
         first, last = query_starts[s : s + 2].tolist()
         for row in range(first, last):
             position = length - (last - first) + (row - first)
             start = 0 if window is None else max(0, position - window + 1)
-            for h in range(heads):
-                top, total, value = -np.inf, 0.0, np.zeros(v_cache.shape[3])
-                if sinks is not None:
-                    top, total = float(sinks[h]), 1.0
-                for block in range(start // size, position // size + 1):
-                    page = block_tables[s, block]
-                    j = np.arange(block * size, block * size + size)
-                    seen = (j >= start) & (j <= position)
-                    keys = f32(k_cache[page, :, h // group])[seen]
-                    values = f32(v_cache[page, :, h // group])[seen]
-                    scores = keys @ f32(q[row, h]) * factor
-                    if soft_cap is not None:
-                        scores = soft_cap * np.tanh(scores / soft_cap)
-                    higher = max(top, scores.max())
-                    shrink = np.exp(top - higher)
-                    weights = np.exp(scores - higher)
-                    value = value * shrink + weights @ values
-                    total = total * shrink + weights.sum()
-                    top = higher
-                out[row, h] = value / total
+            top, total = np.full((heads, 1), -np.inf, np.float32), np.zeros((heads, 1), np.float32)
+            value = np.zeros((heads, v_cache.shape[3]))
+            if sinks is not None:
+                top, total = f32(sinks)[:, None], total + 1
+            for block in range(start // size, position // size + 1):
+                page = block_tables[s, block]
+                j = np.arange(block * size, block * size + size)
+                seen = (j >= start) & (j <= position)
+                keys = f32(k_cache[page, :, owners])[:, seen]
+                values = f32(v_cache[page, :, owners])[:, seen]
+                scores = (keys @ f32(q[row])[:, :, None])[..., 0] * factor
+                if soft_cap is not None:
+                    scores = np.float32(soft_cap) * np.tanh(scores / np.float32(soft_cap))
+                higher = np.maximum(top, scores.max(axis=1, keepdims=True))
+                shrink = np.exp(top - higher)
+                weights = np.exp(scores - higher)
+                value = value * shrink + (weights[:, None] @ values)[:, 0]
+                total = total * shrink + weights.sum(axis=1, keepdims=True)
+                top = higher
+            out[row] = value / total
 
 
 @kernels.implements(ops.softmax)

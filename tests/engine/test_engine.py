@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from perfxlm_core.engine.config import EngineConfig
 from perfxlm_core.engine.engine import Engine
 from perfxlm_core.engine.params import RequestOutputKind, SamplingParams
-from perfxlm_core.errors import ArgumentError, PerfxlmError, RequestError
+from perfxlm_core.errors import ArgumentError, DeviceError, PerfxlmError, RequestError
 
 from .numpy_model import NumpyModel, alone, logits_of
 from .toy_tokenizer import ToyTokenizer
@@ -377,6 +377,31 @@ def test_a_step_interrupted_while_sampling_is_noticed(monkeypatch):
         engine.step()
     assert len(engine.abort_request("x")) == 1
     assert engine.step() == []
+
+
+def test_a_failing_device_ends_the_requests_that_run(monkeypatch, caplog):
+    engine = make()
+    for name in ("a", "b"):
+        engine.add_request(name, [1, 2, 3], SamplingParams(max_tokens=50, n=2))
+    engine.step()
+    run_step = engine.runner.run
+
+    def lose(*_):
+        raise DeviceError("toy (a device) failed with sizes {'tokens': 4}")
+
+    monkeypatch.setattr(engine.runner, "run", lose)
+    outputs = engine.step()
+    assert {o.request_id for o in outputs} == {"a", "b"}
+    for output in outputs:
+        assert output.finished
+        assert {c.finish_reason for c in output.outputs} == {"error"}
+        assert "toy (a device)" in output.error
+    assert "2 requests have failed: toy (a device)" in caplog.text
+    assert not engine.has_unfinished_requests()
+    assert engine.blocks.pool.num_free == engine.runner.num_blocks
+    monkeypatch.setattr(engine.runner, "run", run_step)
+    engine.add_request("c", [1, 2, 3], SamplingParams(max_tokens=5, **GREEDY))
+    assert ids(run(engine)["c"]) == alone([1, 2, 3], 5)[0]
 
 
 def test_an_engine_without_a_tokenizer():

@@ -29,6 +29,20 @@ def test_live_blocks_never_overlap(blocks: list[Lifetime]) -> None:
                 assert start + a.nbytes <= at or at + other.nbytes <= start
 
 
+@given(lifetimes, st.integers(0, 40))
+def test_the_first_blocks_lie_in_front_side_by_side(blocks: list[Lifetime], count: int) -> None:
+    count = min(count, len(blocks))
+    placement = place(blocks, in_front=count)
+    front = [(at, b.nbytes) for at, b in zip(placement.offsets, blocks[:count], strict=False)]
+    front.sort()
+    end = 0
+    for at, nbytes in front:
+        assert at == end
+        end = at + align(nbytes)
+    assert all(at >= end for at in placement.offsets[count:])
+    assert [n for _, n in front] == sorted(b.nbytes for b in blocks[:count])
+
+
 @given(lifetimes)
 def test_arena_is_between_the_busiest_moment_and_the_sum(blocks: list[Lifetime]) -> None:
     placement = place(blocks)

@@ -18,7 +18,7 @@ OPERATORS = {n: getattr(ops, n) for n in ops.__all__ if isinstance(getattr(ops, 
 GLOSSARY = {
     "tokens", "seqs", "rows", "rows_in", "hidden", "heads", "kv_heads", "head_dim", "v_head_dim",
     "half", "blocks", "block_size", "max_blocks", "vocab", "in_features", "out_features", "*batch",
-    "k",
+    "k", "q_features", "k_features", "v_features",
 }  # fmt: skip
 
 

@@ -52,7 +52,10 @@ def test_the_commands_in_the_documents_exist():
 
 def test_the_sessions_in_the_documents_exist():
     source = (ROOT / "noxfile.py").read_text()
-    sessions = set(re.findall(r"^def (\w+)\(session", source, re.M)) | {"onnx-backend"}
+    sessions = set(re.findall(r"^def (\w+)\(session", source, re.M)) | {
+        "onnx-backend",
+        "opencl-sanitize",
+    }
     for document in DOCUMENTS:
         for named in re.findall(r"nox -s ([a-z -]+[a-z])", document.read_text()):
             assert set(named.split()) <= sessions, f"{document.name}: nox -s {named}"

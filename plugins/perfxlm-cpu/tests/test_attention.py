@@ -146,3 +146,72 @@ def test_store_kv(bench, cache, seed, tokens, heads, dims):
         ops.store_kv(**arrays)
     for g, w in zip(got, caches, strict=True):
         np.testing.assert_array_equal(g.view(np.uint8), w.view(np.uint8))
+
+
+def part_of(case, sequences):
+    """The batch of `(sequence, first query, last query)`: so much of what is asked of each."""
+    starts = case["query_starts"]
+    queries = [np.arange(starts[s] + a, starts[s] + b) for s, a, b in sequences]
+    ends = [case["seq_lens"][s] - (starts[s + 1] - starts[s] - b) for s, _, b in sequences]
+    numbers = [s for s, _, _ in sequences]
+    return np.concatenate(queries), case | {
+        "q": case["q"][np.concatenate(queries)],
+        "block_tables": case["block_tables"][numbers],
+        "seq_lens": np.array(ends, np.int32),
+        "query_starts": np.cumsum([0, *map(len, queries)]).astype(np.int32),
+    }
+
+
+@settings(max_examples=20)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=4),
+    groups=st.sampled_from([(1, 1), (3, 1), (8, 2), (9, 3), (40, 2)]),
+    head_dim=st.sampled_from([1, 16, 24, 40, 64, 70]),
+    cache=st.sampled_from(CACHES),
+    window=st.sampled_from([None, 1, 100, 130]),
+    soft_cap=st.sampled_from([None, 2.0]),
+    sinks=st.booleans(),
+    threads=st.integers(1, 3),
+)
+def test_same_bits_in_any_batch(
+    bench, crew_of, seed, lengths, groups, head_dim, cache, window, soft_cap, sinks, threads
+):
+    rng = np.random.default_rng(seed)
+    asked = [int(rng.integers(1, min(n, 50) + 1)) for n in lengths]
+    case = make_case(
+        rng, (lengths, asked), heads=groups[0], kv_heads=groups[1], head_dim=head_dim,
+        v_head_dim=head_dim, block_size=16, cache=cache, sinks=sinks,
+    )  # fmt: skip
+    attrs = {"window": window, "soft_cap": soft_cap, "scale": None}
+
+    def attend(by, case):
+        return by.run(ops.paged_attention, case, **attrs)[0]
+
+    whole = attend(bench, case)
+    last = len(lengths) - 1
+    cuts = [
+        [(s, 0, asked[s]) for s in rng.permutation(len(lengths))],
+        [(last, 0, asked[last])],
+        [(s, asked[s] - 1, asked[s]) for s in range(len(lengths))],  # as when each is decoded
+        [(0, asked[0] // 2, asked[0])],  # the second of two chunks
+    ]
+    for cut in cuts:
+        rows, fewer = part_of(case, cut)
+        np.testing.assert_array_equal(attend(bench, fewer), whole[rows])
+    if bench.device.variant == crew_of(1).device.variant:
+        np.testing.assert_array_equal(attend(crew_of(threads), case), whole)
+
+
+@pytest.mark.parametrize("length", [127, 128, 129, 1000, 9000])
+@pytest.mark.parametrize("groups", [(3, 1), (40, 2)])
+def test_long_attention_by_any_threads(crew_of, length, groups):
+    """Parts spread over threads, and more of them than there is room for at once."""
+    case = make_case(
+        np.random.default_rng(length), ([length, 5, 700], [min(length, 30), 1, 2]),
+        heads=groups[0], kv_heads=groups[1], head_dim=16, v_head_dim=16, block_size=16,
+        cache="float16", sinks=True,
+    )  # fmt: skip
+    want = crew_of(1).run(ops.paged_attention, case)[0]
+    for threads in (2, 3, 5):
+        np.testing.assert_array_equal(crew_of(threads).run(ops.paged_attention, case)[0], want)

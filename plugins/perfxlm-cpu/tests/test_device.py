@@ -128,3 +128,12 @@ def test_import_is_light():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "['perfxlm_cpu']"
+
+
+def test_limits(bench):
+    """What one core of any machine does; a loop that was optimized away comes out far above."""
+    device = CpuDevice(variant=bench.device.variant, threads=1)
+    limits = device.limits()
+    assert 1e9 < limits["read"] < 1e12
+    assert 2e9 < limits["float32"] < 400e9
+    assert limits["float32"] / 2 < limits["int8"] < 10 * limits["float32"]

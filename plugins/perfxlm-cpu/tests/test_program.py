@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -114,6 +115,27 @@ def test_host_launches_in_between(bench):
     np.testing.assert_array_equal(chain.contents(), want)
     assert seen == [{"tokens": 3}]
     bench.device.program([], ("tokens",))({"tokens": 1})
+
+
+def test_profile_runs_the_same_and_accounts_for_every_launch(crew_of):
+    bench = crew_of(2)
+    chain = Chain(bench, [(ops.linear, 0, 4, 6), (ops.add, 2, 0, 6), (ops.rms_norm, 8, 2, 2)])
+    launches = [chain.launches[0], lambda sizes: None, *chain.launches[1:]]
+    program = bench.device.program(launches, ("tokens",))
+    chain.fill()
+    program({"tokens": MOST})
+    want = chain.contents()
+    chain.fill()
+    before = time.perf_counter_ns()
+    spans = program.profile({"tokens": MOST})
+    after = time.perf_counter_ns()
+    np.testing.assert_array_equal(chain.contents(), want)
+    assert sorted((s.launch, s.lane) for s in spans) == [
+        (0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1),
+    ]  # fmt: skip
+    for lane in (0, 1):
+        times = [t for s in spans if s.lane == lane for t in (s.arrived, s.start, s.end)]
+        assert [before, *times, after] == sorted([before, *times, after])
 
 
 def test_two_python_threads(crew_of):

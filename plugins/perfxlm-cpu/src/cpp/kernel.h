@@ -48,8 +48,9 @@ struct Entry {
   Split split;
 };
 
-// Repacks rows of a quantized weight into the tiles of `linear_int8`; see linear_int8.h.
-using Pack = void (*)(int format, const uint8_t* source, uint8_t* target, int64_t rows,
+// Repacks rows of a quantized weight into the tiles of `linear_int8`, and says whether they can hold
+// it; see linear_int8.h.
+using Pack = bool (*)(int format, const uint8_t* source, uint8_t* target, int64_t rows,
                       int64_t columns, int64_t first_tile, int64_t last_tile);
 
 struct Variant {

@@ -14,16 +14,20 @@ constexpr int kKeyTile = 64;
 
 constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
+// Keys of a part. Softmax begins anew with each, so a row's bits depend on this number.
+constexpr int kPartKeys = 128;
+static_assert(kPartKeys % kKeyTile == 0);
+
 // Bytes of a thread's workspace for attention with these heads.
 constexpr int64_t attention_workspace(int64_t head_dim, int64_t v_head_dim) {
-  const int64_t floats = (kItemRows + kKeyTile) * (padded(head_dim) + padded(v_head_dim)) +
-                         kItemRows * kKeyTile + 2 * kItemRows;
+  const int64_t floats = (kItemRows + 2 * kKeyTile) * padded(head_dim) + kKeyTile * padded(v_head_dim) +
+                         kItemRows * kKeyTile + 2 * kItemRows * (padded(v_head_dim) + 2);
   return 4 * floats;
 }
 
-// Attention of few sequences is split over their contexts too, into at most so many parts for each
-// thread. Bytes of the workspace that threads share: each part's rows of sums, maxima and totals.
-constexpr int kPartsPerThread = 4;
+// Parts of long items that wait to be put together, for each thread. Bytes of the workspace that
+// threads share: each part's rows of sums, largest scores and totals.
+constexpr int kPartsPerThread = 16;
 
 constexpr int64_t attention_shared(int64_t v_head_dim, int64_t threads) {
   return 4 * threads * kPartsPerThread * kItemRows * (padded(v_head_dim) + 2);

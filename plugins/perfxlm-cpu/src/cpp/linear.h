@@ -2,7 +2,8 @@
 //
 // A thread takes some rows of the weight. It decodes four of them at a time, a stretch of columns
 // that stays in L1, and multiplies them with all tokens, `kTile` at a time. For few tokens, plain
-// dtypes are read where they lie.
+// dtypes are read where they lie, in the same stretches: a token's result has the same bits
+// whatever tokens are beside it.
 #pragma once
 
 #include "rows.h"
@@ -69,15 +70,15 @@ inline void multiply_in_place(const ExactProduct& p, Range mine) {
   using T = typename E::type;
   for (int64_t row = mine.begin; row < mine.end; row += 4) {
     const int64_t live = mine.end - row < 4 ? mine.end - row : 4;
-    const T* source[4];
-    for (int64_t j = 0; j < 4; ++j) {
-      source[j] = (const T*)p.weight + (row + (j < live ? j : 0)) * p.columns;
-    }
-    for (int64_t t = 0; t < p.tokens; t += kTile) {
+    for (int64_t k = 0; k == 0 || k < p.columns; k += kStretch) {
+      const int64_t n = p.columns - k < kStretch ? p.columns - k : kStretch;
+      const T* source[4];
+      for (int64_t j = 0; j < 4; ++j) {
+        source[j] = (const T*)p.weight + (row + (j < live ? j : 0)) * p.columns + k;
+      }
       float dots[16];
-      const int64_t count = p.tokens - t < kTile ? p.tokens - t : kTile;
-      dot_tokens<E>(count, source, p.x + t * p.columns, p.columns, p.columns, dots);
-      for (int64_t i = 0; i < count; ++i) p.add(t + i, row, live, dots + 4 * i, true);
+      dot_tokens<E>(p.tokens, source, p.x + k, p.columns, n, dots);
+      for (int64_t t = 0; t < p.tokens; ++t) p.add(t, row, live, dots + 4 * t, k == 0);
     }
   }
 }
@@ -112,7 +113,7 @@ inline void linear(const Call& c, const Worker& w) {
                        c.sizes[0],      c.ints[0],      c.ints[1],      (int)c.ints[2]};
   const Range mine = share(p.rows, 4, w.id, w.count);
   const bool aligned = (uintptr_t)p.weight % (p.format == kFloat32 ? 4 : 2) == 0;
-  if (p.tokens <= kTile && aligned) {
+  if (p.tokens > 0 && p.tokens <= kTile && aligned) {
     if (p.format == kFloat32) return multiply_in_place<Float32>(p, mine);
     if (p.format == kFloat16) return multiply_in_place<Float16>(p, mine);
     if (p.format == kBFloat16) return multiply_in_place<BFloat16>(p, mine);

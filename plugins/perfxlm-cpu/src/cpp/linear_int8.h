@@ -11,7 +11,9 @@
 //   minima   16 float16 (q4_1 only)
 //
 // q4_k becomes q4_1, its scales and minima multiplied out and rounded to float16, as q6_k's are; an
-// error of half a thousandth, an eighth of what rounding the activations costs.
+// error of half a thousandth, an eighth of what rounding the activations costs. Small products are
+// exact: they are multiples of the smallest float16. One beyond the largest, 65504, does not fit:
+// `pack` says so, and the weight stays with `linear`.
 //
 // so that one vector holds 4 columns of each of its rows, as instructions for 8-bit dot products
 // want them, and a tile is read front to back exactly once. Rows beyond the last are zero.
@@ -24,7 +26,8 @@
 // their scale leave little of their neighbours. Where a token's block stands out (its largest
 // magnitude is over twice the mean of those of the token's blocks), what the rounding left over is
 // rounded again, to 8 bits under its own scale, and follows as a second `Block` of the same
-// columns (what that buys: docs/decisions/0009-rounding.md of the repository). A token's result does not depend on the tokens beside it.
+// columns (what that buys: docs/decisions/0009-rounding.md of the repository). A token's result does
+// not depend on the tokens beside it.
 #pragma once
 
 #include "layout.h"
@@ -408,6 +411,9 @@ inline Unpacked unpack_q6_k(const uint8_t* block, int g) {
   return u;
 }
 
+// Whether a float16 is a number: what is beyond 65504 is not.
+inline bool is_finite(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
+
 inline void pack_block(int kind, const Unpacked& u, int row, uint8_t* target) {
   uint8_t* scales = target + tile_block_bytes(kind) - 32;
   if (kind == kTileQ4_1 || kind == kTileQ6) {
@@ -433,13 +439,14 @@ inline void pack_block(int kind, const Unpacked& u, int row, uint8_t* target) {
   }
 }
 
-// Tiles [first, last) of a weight [rows, columns].
-inline void pack(int format, const uint8_t* source, uint8_t* target, int64_t rows, int64_t columns,
+// Tiles [first, last) of a weight [rows, columns]. False if a float16 cannot hold a scale or minimum.
+inline bool pack(int format, const uint8_t* source, uint8_t* target, int64_t rows, int64_t columns,
                  int64_t first, int64_t last) {
   const int kind = tile_kind(format);
   const BlockFormat known = block_format(format);
   const int64_t blocks = columns / 32, bytes = tile_block_bytes(kind);
   const int64_t row_stride = row_bytes(format, columns);
+  bool finite = true;
   for (int64_t tile = first; tile < last; ++tile) {
     uint8_t* out = target + tile * blocks * bytes;
     const int64_t live = rows - tile * kTileRows < kTileRows ? rows - tile * kTileRows : kTileRows;
@@ -453,9 +460,11 @@ inline void pack(int format, const uint8_t* source, uint8_t* target, int64_t row
                            : format == kQ6K ? unpack_q6_k(block, g)
                                             : unpack_simple(format, block);
         pack_block(kind, u, (int)row, out + b * bytes);
+        finite &= is_finite(u.first) && is_finite(u.second);
       }
     }
   }
+  return finite;
 }
 
 }  // namespace perfxlm::PERFXLM_VARIANT

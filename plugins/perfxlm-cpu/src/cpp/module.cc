@@ -5,6 +5,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <atomic>
 #include <stdexcept>
 
 #include "layout.h"
@@ -30,34 +31,54 @@ struct PackJob {
   const uint8_t* source;
   uint8_t* target;
   int64_t rows, columns;
+  std::atomic<bool>* fits;
 };
 
 void pack_share(const void* context, const Worker& worker) {
   const auto& job = *static_cast<const PackJob*>(context);
   const Range mine = share((job.rows + 15) / 16, 1, worker.id, worker.count);
-  job.variant.pack(job.format, job.source, job.target, job.rows, job.columns, mine.begin, mine.end);
+  if (!job.variant.pack(job.format, job.source, job.target, job.rows, job.columns, mine.begin,
+                        mine.end)) {
+    *job.fits = false;
+  }
 }
 
-void pack(Pool& pool, const std::string& variant, int format, uintptr_t source, uintptr_t target,
+bool pack(Pool& pool, const std::string& variant, int format, uintptr_t source, uintptr_t target,
           int64_t rows, int64_t columns) {
+  std::atomic<bool> fits = true;
   const PackJob job{variant_called(variant),
                     format,
                     reinterpret_cast<const uint8_t*>(source),
                     reinterpret_cast<uint8_t*>(target),
                     rows,
-                    columns};
+                    columns,
+                    &fits};
   pool.run(pack_share, &job);
+  return fits;
 }
 
-void run(Program& program, const nb::args& sizes) {
-  constexpr size_t most = 16;
+struct Sizes {
+  static constexpr size_t most = 16;
   int64_t values[most];
-  if (sizes.size() != program.symbols() || sizes.size() > most) {
-    throw std::invalid_argument("a program takes one size for each of its symbols, 16 at most");
+
+  Sizes(const Program& program, const nb::args& given) {
+    if (given.size() != program.symbols() || given.size() > most) {
+      throw std::invalid_argument("a program takes one size for each of its symbols, 16 at most");
+    }
+    for (size_t i = 0; i < given.size(); ++i) values[i] = nb::cast<int64_t>(given[i]);
   }
-  for (size_t i = 0; i < sizes.size(); ++i) values[i] = nb::cast<int64_t>(sizes[i]);
+};
+
+void run(Program& program, const nb::args& sizes) {
+  const Sizes given(program, sizes);
   const nb::gil_scoped_release released;
-  program.run(values);
+  program.run(given.values);
+}
+
+void run_timed(Program& program, uintptr_t times, const nb::args& sizes) {
+  const Sizes given(program, sizes);
+  const nb::gil_scoped_release released;
+  program.run_timed(given.values, reinterpret_cast<int64_t*>(times));
 }
 
 }  // namespace
@@ -105,12 +126,17 @@ NB_MODULE(_native, m) {
           "pool"_a, "variant"_a, "nodes"_a, "symbols"_a, nb::keep_alive<1, 2>())
       .def_prop_ro("barriers", &Program::barriers,
                    "Waits of all threads for one another in the last run.")
-      .def("run", &run, "Run with these sizes of the symbols. Other Python threads go on.");
+      .def_prop_ro("nodes", &Program::nodes, "How many.")
+      .def("run", &run, "Run with these sizes of the symbols. Other Python threads go on.")
+      .def("run_timed", &run_timed,
+           "The same, timed: writes int64 [threads, nodes, 3] to an address, nanoseconds of the "
+           "monotonic clock when each thread came to each node, began and ended it.");
 
   m.def("supported_variants", &supported_variants,
         "Instruction sets that this machine can run, the fastest first.");
   m.def("pack", &pack, "pool"_a, "variant"_a, "format"_a, "source"_a, "target"_a, "rows"_a,
-        "columns"_a, "Repack a weight into the tiles of linear_int8.",
+        "columns"_a,
+        "Repack a weight into the tiles of linear_int8. False if they cannot hold its scales.",
         nb::call_guard<nb::gil_scoped_release>());
 
   m.def("tile_kind", &tile_kind, "format"_a);

@@ -1,6 +1,7 @@
 #include "program.h"
 
 #include <algorithm>
+#include <chrono>
 #include <stdexcept>
 
 namespace perfxlm {
@@ -85,6 +86,40 @@ void Program::walk(const void* program, const Worker& worker) {
     if (step.waits) worker.wait();
     step.entry->kernel(step.call, worker);
   }
+}
+
+namespace {
+
+struct Timing {
+  const Program* program;
+  int64_t* times;
+};
+
+int64_t now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+void Program::walk_timed(const void* timing, const Worker& worker) {
+  const auto& [program, times] = *static_cast<const Timing*>(timing);
+  int64_t* at = times + 3 * (int64_t)program->steps_.size() * worker.id;
+  for (const Step& step : program->steps_) {
+    *at++ = now();
+    if (step.waits) worker.wait();
+    *at++ = now();
+    step.entry->kernel(step.call, worker);
+    *at++ = now();
+  }
+}
+
+void Program::run_timed(const int64_t* values, int64_t* times) {
+  const std::lock_guard lock(mutex_);
+  resize(values);
+  const Timing timing{this, times};
+  pool_.run(walk_timed, &timing);
 }
 
 void Program::run(const int64_t* values) {

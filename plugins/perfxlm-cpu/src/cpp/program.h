@@ -47,6 +47,12 @@ class Program {
   // `values` are the sizes of the symbols. Allocates nothing.
   void run(const int64_t* values);
 
+  // The same, timed. For each thread and node three times of the monotonic clock in nanoseconds:
+  // when the thread came to the node, and when it began and ended it. [threads, nodes, 3]
+  void run_timed(const int64_t* values, int64_t* times);
+
+  size_t nodes() const { return steps_.size(); }
+
  private:
   struct Region {
     uintptr_t begin;
@@ -73,6 +79,7 @@ class Program {
   void place_barriers();
   static bool disturbs(const Step& first, const Step& second);
   static void walk(const void* program, const Worker& worker);
+  static void walk_timed(const void* timing, const Worker& worker);
 
   Pool& pool_;
   std::mutex mutex_;

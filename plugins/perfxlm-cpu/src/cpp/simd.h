@@ -41,6 +41,15 @@ inline V load_as(const void* p) {
   return v;
 }
 
+// The first `bytes` bytes, zeros behind.
+template <class V>
+inline V load_bytes(const void* p, int64_t bytes) {
+  if (bytes >= (int64_t)sizeof(V)) return load_as<V>(p);
+  V v{};
+  std::memcpy(&v, p, (size_t)bytes);
+  return v;
+}
+
 inline F load(const float* p) { return load_as<F>(p); }
 inline void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
 inline F all(float x) { return x - F{}; }
@@ -82,7 +91,7 @@ inline float sum(F v) {
 #endif
 }
 
-// The sums of four vectors.
+// The sums of four vectors: lanes eight apart first, then neighbours, then pairs of them.
 inline void sum4(F a, F b, F c, F d, float* out) {
 #if defined(__AVX2__)
 #if defined(__AVX512F__)
@@ -99,7 +108,8 @@ inline void sum4(F a, F b, F c, F d, float* out) {
   const float32x4_t ab = vpaddq_f32((float32x4_t)a, (float32x4_t)b);
   vst1q_f32(out, vpaddq_f32(ab, vpaddq_f32((float32x4_t)c, (float32x4_t)d)));
 #else
-  out[0] = sum(a), out[1] = sum(b), out[2] = sum(c), out[3] = sum(d);
+  const auto pairs = [](F v) { return (v[0] + v[1]) + (v[2] + v[3]); };
+  out[0] = pairs(a), out[1] = pairs(b), out[2] = pairs(c), out[3] = pairs(d);
 #endif
 }
 
@@ -125,13 +135,11 @@ inline int32_t sum(I v) {
 
 constexpr float kInfinity = __builtin_inff();
 
-// e^x for any x; about 1 ulp. Taylor's series to x^7 on [-ln 2 / 2, ln 2 / 2].
-inline F exp(F x) {
-  x = x < -104.0f ? all(-104.0f) : x;
-  x = x > 89.0f ? all(89.0f) : x;
+// x = n * ln 2 + r: e^r by Taylor's series to r^7 on [-ln 2 / 2, ln 2 / 2], about 1 ulp, and n.
+inline F exp_rest(F x, I* n) {
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const F n = (x * 1.44269504f + magic) - magic;
-  const F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  const F shifted = x * 1.44269504f + magic, whole = shifted - magic;
+  const F r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
   F p = all(1.0f / 5040);
   p = p * r + 1.0f / 720;
   p = p * r + 1.0f / 120;
@@ -139,15 +147,25 @@ inline F exp(F x) {
   p = p * r + 1.0f / 6;
   p = p * r + 0.5f;
   p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const I whole = __builtin_convertvector(n, I), half = whole >> 1, rest = whole - half;
+  *n = as_int(shifted) - as_int(all(magic));
+  return p * r + 1.0f;
+}
+
+// e^x for any x.
+inline F exp(F x) {
+  x = x < -104.0f ? all(-104.0f) : x;
+  x = x > 89.0f ? all(89.0f) : x;
+  I n;
+  const F p = exp_rest(x, &n);
+  const I half = n >> 1, rest = n - half;
   return p * as_float((half + 127) << 23) * as_float((rest + 127) << 23);
 }
 
 // e^x of softmax, x <= 0: zero, never a denormal number, below -87.
 inline F exp_weight(F x) {
-  const F e = exp(x);
-  return x < -87.0f ? F{} : e;
+  I n;
+  const F p = exp_rest(x < -87.0f ? all(-87.0f) : x, &n);
+  return x < -87.0f ? F{} : p * as_float((n + 127) << 23);
 }
 
 inline F sigmoid(F x) { return 1.0f / (1.0f + exp(-x)); }
@@ -286,26 +304,54 @@ struct CountLanes<0, Lane...> {
 
 // Swaps the blocks off the diagonal of each 2 x 2 arrangement of S x S blocks that two rows S apart
 // belong to.
-template <int S, int... Lane>
-inline void swap_blocks(F& a, F& b, Lanes<Lane...>) {
-  const F low = __builtin_shufflevector(a, b, ((Lane & S) == 0 ? Lane : Lane - S + W)...);
-  const F high = __builtin_shufflevector(a, b, ((Lane & S) == 0 ? Lane + S : Lane + W)...);
+template <int S, class V, int... Lane>
+inline void swap_blocks(V& a, V& b, Lanes<Lane...>) {
+  const V low = __builtin_shufflevector(a, b, ((Lane & S) == 0 ? Lane : Lane - S + W)...);
+  const V high = __builtin_shufflevector(a, b, ((Lane & S) == 0 ? Lane + S : Lane + W)...);
   a = low, b = high;
 }
 
-template <int S>
-inline void transpose_from(F* rows) {
+// Swaps blocks of S lanes, then those half as wide, and so on, between rows `Far` * S apart.
+template <int S, int Far, class V>
+inline void transpose_from(V* rows) {
   if constexpr (S > 0) {
 #pragma GCC unroll 16
     for (int i = 0; i < W; ++i) {
-      if ((i & S) == 0) swap_blocks<S>(rows[i], rows[i + S], typename CountLanes<W>::type{});
+      if ((i & (Far * S)) == 0) {
+        swap_blocks<S>(rows[i], rows[i + Far * S], typename CountLanes<W>::type{});
+      }
     }
-    transpose_from<S / 2>(rows);
+    transpose_from<S / 2, Far>(rows);
   }
 }
 
 // W rows of W lanes.
-inline void transpose(F* rows) { transpose_from<W / 2>(rows); }
+inline void transpose(F* rows) { transpose_from<W / 2, 1>(rows); }
+
+// W rows of 2 * W 16-bit lanes: the first W columns as one square, the others as another.
+inline void transpose_halves(U* rows) {
+  transpose_from<W / 4, 2>(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i += 2) {
+    const U a = rows[i], b = rows[i + 1];
+    rows[i] = (a & 0xffff) | b << 16;
+    rows[i + 1] = a >> 16 | (b & 0xffff0000);
+  }
+}
+
+template <int... Lane>
+inline void store_halves(U v, uint16_t* low, uint16_t* high, Lanes<Lane...>) {
+  typedef uint16_t All __attribute__((vector_size(4 * W)));
+  const H first = __builtin_shufflevector((All)v, (All)v, Lane...);
+  const H second = __builtin_shufflevector((All)v, (All)v, (W + Lane)...);
+  std::memcpy(low, &first, sizeof first);
+  std::memcpy(high, &second, sizeof second);
+}
+
+// W 16-bit lanes to `low`, W to `high`.
+inline void store_halves(U v, uint16_t* low, uint16_t* high) {
+  store_halves(v, low, high, typename CountLanes<W>::type{});
+}
 
 template <class E>
 inline void widen(const typename E::type* from, float* to, int64_t n) {

@@ -6,6 +6,7 @@
 #include "elementwise.h"
 #include "linear.h"
 #include "linear_int8.h"
+#include "peaks.h"
 #include "rotary.h"
 
 #define PERFXLM_STRING(name) #name
@@ -27,6 +28,9 @@ constexpr Entry entries[] = {
     {"linear_int8", linear_int8, Split::kOther},
     {"mul", mul, Split::kByRows},
     {"paged_attention", paged_attention, Split::kShared},
+    {"peak_float32", peak_float32, Split::kOther},
+    {"peak_int8", peak_int8, Split::kOther},
+    {"peak_read", peak_read, Split::kOther},
     {"rms_norm", rms_norm, Split::kByRows},
     {"rotary_embedding", rotary_embedding, Split::kByRows},
     {"rotary_table", rotary_table, Split::kByRows},

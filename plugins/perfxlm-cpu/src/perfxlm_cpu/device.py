@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from perfxlm_core.plugin import DeviceError, DeviceInfo, HostMemory, Launch, Program
 from perfxlm_cpu import _native, topology
-from perfxlm_cpu.launch import mixed_program
+from perfxlm_cpu.launch import program_of
+from perfxlm_cpu.peaks import measure_limits
 
 
 class CpuDevice(HostMemory):
@@ -55,9 +56,13 @@ class CpuDevice(HostMemory):
         """Activations are float32."""
         return ["float32"]
 
+    def limits(self) -> Mapping[str, float]:
+        """What all threads reach together with this instruction set, measured now (0.3 s)."""
+        return measure_limits(self.pool, self.variant)
+
     def program(self, launches: Sequence[Launch], symbols: Sequence[str]) -> Program:
         """One native call for each run of native nodes; all threads walk the list together."""
-        return mixed_program(launches, symbols)
+        return program_of(launches, symbols)
 
 
 def instruction_sets() -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from perfxlm_core.plugin import (
     PluginError,
     Program,
     Site,
+    Span,
     Tensor,
     itemsize,
+    timed,
 )
 from perfxlm_cpu import _native
 
@@ -47,7 +50,7 @@ class NativeLaunch:
     def __call__(self, sizes: Mapping[str, int]) -> None:
         """Run this node only."""
         if self._alone is None:
-            self._alone = native_program([self], self.symbols)
+            self._alone = NativeProgram([self], self.symbols)
         self._alone(sizes)
 
 
@@ -126,6 +129,8 @@ def shape_of(site: Site, name: str) -> tuple[Length, ...]:
     found = site.operands[name]
     if found is None:
         raise PluginError(f"{site.op.name}: {name} is missing")
+    if isinstance(found, tuple):
+        raise PluginError(f"{site.op.name}: {name} is {len(found)} operands, not one")
     return tuple(found.shape)
 
 
@@ -155,39 +160,66 @@ def _constant_factor(length: Length) -> int:
     return length
 
 
-def native_program(launches: Sequence[NativeLaunch], symbols: Sequence[str]) -> Program:
-    """One native call for all of these."""
-    device = launches[0].device
-    program = _native.Program(
-        device.pool, device.variant, [one.node for one in launches], list(symbols)
-    )
-    names, keep = tuple(symbols), tuple(launches)
+class NativeProgram:
+    """One native call for a list of launches."""
 
-    def run(sizes: Mapping[str, int]) -> None:
-        program.run(*(sizes[name] for name in names))
+    def __init__(self, launches: Sequence[NativeLaunch], symbols: Sequence[str]) -> None:
+        device = launches[0].device
+        nodes = [one.node for one in launches]
+        self._native = _native.Program(device.pool, device.variant, nodes, list(symbols))
+        self._symbols = tuple(symbols)
+        self._keep = tuple(launches)
+        self._times = np.zeros((0, 0, 3), np.int64)
+        self._threads = device.pool.threads
 
-    run.keep = keep  # type: ignore[attr-defined]
-    return run
+    def __call__(self, sizes: Mapping[str, int]) -> None:
+        """Run all."""
+        self._native.run(*[sizes[name] for name in self._symbols])
+
+    def profile(self, sizes: Mapping[str, int]) -> list[Span]:
+        """Run all, timed; a lane is a thread."""
+        if not self._times.size:
+            self._times = np.zeros((self._threads, self._native.nodes, 3), np.int64)
+        self._native.run_timed(self._times.ctypes.data, *[sizes[name] for name in self._symbols])
+        return [
+            Span(launch, lane, *times)
+            for lane, walk in enumerate(self._times.tolist())
+            for launch, times in enumerate(walk)
+        ]
 
 
-def mixed_program(launches: Sequence[Launch], symbols: Sequence[str]) -> Program:
-    """Runs of native nodes as one call each, other launches as they come."""
-    parts: list[Launch] = []
-    run: list[NativeLaunch] = []
-    for one in [*launches, None]:
-        if isinstance(one, NativeLaunch):
-            run.append(one)
-            continue
-        if run:
-            parts.append(native_program(run, symbols))
-            run = []
-        if one is not None:
-            parts.append(one)
-    if len(parts) == 1:
-        return parts[0]
+class MixedProgram:
+    """Runs of native launches as one call each, other launches as they come."""
 
-    def replay(sizes: Mapping[str, int]) -> None:
-        for part in parts:
+    def __init__(self, launches: Sequence[Launch], symbols: Sequence[str]) -> None:
+        self._parts: list[tuple[int, Launch]] = []  # with the number of the first launch in each
+        run: list[NativeLaunch] = []
+        for number, one in enumerate([*launches, None]):
+            if isinstance(one, NativeLaunch):
+                run.append(one)
+                continue
+            if run:
+                self._parts.append((number - len(run), NativeProgram(run, symbols)))
+                run = []
+            if one is not None:
+                self._parts.append((number, one))
+
+    def __call__(self, sizes: Mapping[str, int]) -> None:
+        """Run all."""
+        for _, part in self._parts:
             part(sizes)
 
-    return replay
+    def profile(self, sizes: Mapping[str, int]) -> list[Span]:
+        """Run all, timed; what is not native runs on the first lane."""
+        spans: list[Span] = []
+        for first, part in self._parts:
+            found = part.profile(sizes) if isinstance(part, NativeProgram) else timed(part, sizes)
+            spans += [replace(span, launch=first + span.launch) for span in found]
+        return spans
+
+
+def program_of(launches: Sequence[Launch], symbols: Sequence[str]) -> Program:
+    """The plainest program that does."""
+    if launches and all(isinstance(one, NativeLaunch) for one in launches):
+        return NativeProgram(cast(Sequence[NativeLaunch], launches), symbols)
+    return MixedProgram(launches, symbols)

@@ -40,6 +40,12 @@ void expect(const std::string& what, const std::vector<float>& got,
   std::printf("%-4s %-36s %.2g\n", good ? "ok" : "BAD", what.c_str(), error / size);
 }
 
+void same_bits(const std::string& what, const std::vector<float>& got, const float* want) {
+  const bool good = std::memcmp(got.data(), want, got.size() * sizeof(float)) == 0;
+  if (!good) ++failures;
+  std::printf("%-4s %s has the same bits\n", good ? "ok" : "BAD", what.c_str());
+}
+
 void run(Pool& pool, const Variant& variant, const char* kernel, std::vector<uintptr_t> pointers,
          const std::vector<int64_t>& sizes, std::vector<int64_t> ints, std::vector<float> floats) {
   Node node{kernel, std::move(pointers), {}, std::move(ints), std::move(floats), {}};
@@ -93,6 +99,10 @@ void check_linear(Pool& pool, const Variant& variant, int format) {
   run(pool, variant, "linear_int8", {at(out.data()), at(x.data()), at(packed.data()), 0}, {tokens},
       {rows, columns, kind}, {});
   expect(std::string(variant.name) + " linear_int8 " + format_names[format], out, want, 2e-5);
+  std::vector<float> first(rows, NAN);
+  run(pool, variant, "linear_int8", {at(first.data()), at(x.data()), at(packed.data()), 0}, {1},
+      {rows, columns, kind}, {});
+  same_bits(std::string(variant.name) + " linear_int8 of the first token", first, out.data());
 }
 
 void check_attention(Pool& pool, const Variant& variant, int tokens) {
@@ -130,11 +140,18 @@ void check_attention(Pool& pool, const Variant& variant, int tokens) {
     }
   }
   pool.reserve(attention_workspace(dim, dim), attention_shared(dim, pool.threads()));
-  std::vector<float> out(q.size(), NAN);
+  std::vector<float> out(q.size(), NAN), last(heads * dim, NAN);
   run(pool, variant, "paged_attention",
       {at(out.data()), at(q.data()), at(keys.data()), at(values.data()), at(table.data()),
        at(lengths.data()), at(starts.data()), 0},
       {tokens, 1, blocks}, {heads, kv_heads, dim, dim, block_size, 1, 0}, {0.2f, 0});
+  const std::vector<int32_t> one = {0, 1};
+  run(pool, variant, "paged_attention",
+      {at(last.data()), at(q.data() + q.size() - last.size()), at(keys.data()), at(values.data()),
+       at(table.data()), at(lengths.data()), at(one.data()), 0},
+      {1, 1, blocks}, {heads, kv_heads, dim, dim, block_size, 1, 0}, {0.2f, 0});
+  same_bits(std::string(variant.name) + " attention of the last token", last,
+            out.data() + out.size() - last.size());
   // keys and values were rounded to float16
   expect(std::string(variant.name) + " attention " + std::to_string(tokens), out, want, 3e-3);
 }

@@ -22,7 +22,12 @@ def store_kv(site: Site) -> Launch:
     )
 
 
-@kernels.binds(ops.paged_attention, dtypes=ACTIVATIONS, cache_dtypes=tuple(_CACHE_KINDS))
+@kernels.binds(
+    ops.paged_attention,
+    dtypes=ACTIVATIONS,
+    cache_dtypes=tuple(_CACHE_KINDS),
+    batch_invariant=True,
+)
 def paged_attention(site: Site) -> Launch:
     """Items of a few tokens and heads, each with an online softmax over tiles of keys."""
     head_dim, v_head_dim = constant(site, "k_cache", 3), constant(site, "v_cache", 3)

@@ -12,7 +12,7 @@ FORMATS = tuple(_native.FORMATS)
 PACKED = ("q4_0", "q4_1", "q4_k", "q6_k", "q8_0")
 
 
-@kernels.binds(ops.linear, dtypes=ACTIVATIONS, formats=FORMATS)
+@kernels.binds(ops.linear, dtypes=ACTIVATIONS, formats=FORMATS, batch_invariant=True)
 def linear(site: Site) -> Launch:
     """In float32, the weight read where it lies and decoded a stretch at a time."""
     weight, format_name = _weight(site, "weight")
@@ -40,9 +40,13 @@ def _is_inexact(dims: Dims, attrs: Attributes) -> bool:
     constants=["weight"],
     when=_is_inexact,
     priority=1,
+    batch_invariant=True,
 )
 def linear_int8(site: Site) -> Launch:
-    """Activations rounded to 8 bits, the weight repacked into tiles of 16 rows."""
+    """Activations rounded to 8 bits, the weight repacked into tiles of 16 rows.
+
+    A weight whose scales, multiplied out, are beyond float16 goes to `linear`.
+    """
     weight = site.constant("weight")
     rows, columns = weight.shape
     format_id = _native.FORMATS[weight.format]
@@ -57,7 +61,8 @@ def linear_int8(site: Site) -> Launch:
     )
     pool, variant = made.device.pool, made.device.variant
     source, target = weight.data.ctypes.data, packed.handle.ctypes.data
-    _native.pack(pool, variant, format_id, source, target, rows, columns)
+    if not _native.pack(pool, variant, format_id, source, target, rows, columns):
+        return linear(site)
     weight.release()
     pool.reserve(_native.linear_int8_workspace(columns))
     return made

