@@ -302,7 +302,7 @@ class _Log:
         fatal = next((i for i, one in enumerate(lines) if one.startswith("Fatal Python")), None)
         if fatal is not None:
             lines = lines[max(0, fatal - LINES) :]
-            own = str(Path(__file__).parent)
+            own = os.path.join(*Path(__file__).parent.parts[-2:], "")
             lines = [n for n in lines if own not in n and not n.startswith("Extension modules")]
             fatal = next(i for i, n in enumerate(lines) if n.startswith("Fatal Python"))
             return "\n".join(n[:WIDTH] for n in lines[max(0, fatal - 5) : fatal + LINES])
