@@ -128,7 +128,7 @@ def opencl(session: nox.Session) -> None:
     """The OpenCL plugin on PoCL and Intel's runtime: tests, whole models, the conformance kit.
 
     Everything comes from PyPI. Arguments go to the kit: `nox -s opencl -- --examples 3` is a short
-    run; without, 200 examples under each profile take half an hour.
+    run; without, each profile gets 200 examples, which takes long.
     """
     env = opencl_tested(session)
     for platform, profile in OPENCL_PROFILES:

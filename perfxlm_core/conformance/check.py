@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from perfxlm_core.conformance.arrays import flat
 from perfxlm_core.conformance.bench import Bench
 from perfxlm_core.conformance.case import Case, Failure
 from perfxlm_core.conformance.family import Family
 from perfxlm_core.conformance.judge import first_difference, judge, results_of
-from perfxlm_core.conformance.node import PATTERNS, POISONS, Node, flat, refusal
+from perfxlm_core.conformance.node import PATTERNS, POISONS, Node, refusal
 from perfxlm_core.conformance.structured import family_of
 from perfxlm_core.errors import PerfxlmError, PluginError
 from perfxlm_core.ops.formats import FORMATS, Tensor

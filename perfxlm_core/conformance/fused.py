@@ -14,7 +14,7 @@ from perfxlm_core.conformance.case import Case
 from perfxlm_core.conformance.draws import HEAD_DIMS, LARGE_HEADS, Draws
 from perfxlm_core.conformance.family import Arrays
 from perfxlm_core.conformance.indexed import Linear
-from perfxlm_core.conformance.paged import BLOCK_SIZES, LONG_SIZES
+from perfxlm_core.conformance.paged import BLOCK_SIZES, LONG_SIZES, slots_to_write
 from perfxlm_core.conformance.values import generator
 from perfxlm_core.ops.spec import Op
 
@@ -116,8 +116,7 @@ class QkvRotaryStore(Fused):
         rng: np.random.Generator,
     ) -> np.ndarray:
         """Different slots, and -1 for about one token in eight."""
-        slots = rng.permutation(env["blocks"] * env["block_size"])[: shape[0]]
-        return np.where(rng.random(shape) < 0.125, -1, slots).astype(np.int32)
+        return slots_to_write(shape, env, rng)
 
     def reference(self, op: Op[..., Any], case: Case, arrays: Arrays) -> tuple[np.ndarray, ...]:
         """Queries, and the caches after the writing."""

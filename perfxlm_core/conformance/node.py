@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from perfxlm_core.conformance.arrays import flat
 from perfxlm_core.conformance.bench import Bench, Placed, Wanted
 from perfxlm_core.conformance.case import Case, Failure
 from perfxlm_core.conformance.dimensions import shape_of
@@ -19,7 +20,7 @@ from perfxlm_core.conformance.judge import results_of
 from perfxlm_core.ops.formats import Tensor
 from perfxlm_core.ops.spec import TensorType, type_of
 from perfxlm_core.ops.types import concrete
-from perfxlm_core.registry.device import Launch, Program
+from perfxlm_core.registry.device import Launch, Program, kind_of
 from perfxlm_core.registry.kernels import Attributes, Kernel, Query, Site
 
 PATTERNS = (0xFF, 0x5A)
@@ -59,7 +60,7 @@ class Node:
         self.query = Query.of(
             self.op, self.types, self.attrs,
             [n for n, v in self.inputs[0].items() if isinstance(v, Tensor)],
-            bench.device.name.split(":")[0],
+            kind_of(bench.device),
         )  # fmt: skip
         self.outputs = self._output_types()
         self.placed: dict[str, Placed] = {}
@@ -273,17 +274,6 @@ def refusal(kernel: Kernel, query: Query) -> str | None:
     if reason is not None and not (isinstance(reason, str) and reason.strip()):
         raise Failure("refusals", "the case is declined without a reason")
     return reason
-
-
-def flat(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by name, those of a variadic parameter as `name[0]`, `name[1]` and so on."""
-    found: dict[str, Any] = {}
-    for name, value in given.items():
-        if isinstance(value, list | tuple):
-            found |= {f"{name}[{i}]": v for i, v in enumerate(value)}
-        else:
-            found[name] = value
-    return found
 
 
 def in_a_line(error: Exception) -> str:

@@ -51,8 +51,7 @@ class StoreKv(Family):
         rng: np.random.Generator,
     ) -> np.ndarray:
         """Different slots, and -1 for about one token in eight."""
-        slots = rng.permutation(env["blocks"] * env["block_size"])[: shape[0]]
-        return np.where(rng.random(shape) < 0.125, -1, slots).astype(np.int32)
+        return slots_to_write(shape, env, rng)
 
     def reference(self, op: Op[..., Any], case: Case, arrays: Arrays) -> tuple[np.ndarray, ...]:
         """The caches after the writing."""
@@ -206,6 +205,14 @@ class PagedAttention(Family):
         """Queries four times as far off: scores are differences of larger sums, in float32."""
         made = super().disturbed(case, arrays, rng)
         return {**made, "q": made["q"] * (1 + 2.0**-21 * rng.uniform(-1, 1, made["q"].shape))}
+
+
+def slots_to_write(
+    shape: tuple[int, ...], env: Mapping[str, Any], rng: np.random.Generator
+) -> np.ndarray:
+    """Different slots of a cache, and -1 for about one token in eight."""
+    slots = rng.permutation(env["blocks"] * env["block_size"])[: shape[0]]
+    return np.where(rng.random(shape) < 0.125, -1, slots).astype(np.int32)
 
 
 def _new(context: int, heads: int, large: bool) -> st.SearchStrategy[int]:

@@ -12,7 +12,7 @@ from perfxlm_core.conformance.case import Case
 from perfxlm_core.conformance.check import Outcome, run_case
 from perfxlm_core.conformance.device import DeviceCase, run_device_case
 from perfxlm_core.errors import DeviceError, PluginError
-from perfxlm_core.registry.device import Device
+from perfxlm_core.registry.device import Device, kind_of
 from perfxlm_core.registry.kernels import Kernel
 from perfxlm_core.registry.plugins import GROUP, Plugins, load_plugins
 
@@ -127,8 +127,8 @@ class Target:
     @staticmethod
     def of(name: str, device: Device, kernels: Iterable[Kernel], distribution: str = "") -> Target:
         """The kernels among `kernels` that run on `device`."""
-        kind = device.name.split(":")[0]
-        return Target(name, device, tuple(k for k in kernels if k.device == kind), distribution)
+        own = tuple(k for k in kernels if k.device == kind_of(device))
+        return Target(name, device, own, distribution)
 
     @staticmethod
     def load(name: str) -> Target:

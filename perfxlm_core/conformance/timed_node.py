@@ -26,7 +26,7 @@ from perfxlm_core.conformance.workloads import (
 from perfxlm_core.ops.formats import Tensor
 from perfxlm_core.ops.spec import Op, Param, TensorType
 from perfxlm_core.ops.types import Dim, concrete, itemsize, numpy_dtype
-from perfxlm_core.registry.device import Buffer, Device, Operand, Program, operand_view
+from perfxlm_core.registry.device import Buffer, Device, Operand, Program, kind_of, operand_view
 from perfxlm_core.registry.kernels import Attributes, Kernel, Query, Site
 
 NODES = 512
@@ -67,8 +67,7 @@ class TimedNode:
         self.fixed = {p.name: self._constant(p) for p in self.op.params if self._is_fixed(p)}
         self.weights = sum(t.nbytes for t in self.fixed.values())
         types = {p.name: self._type(p) for p in self.op.params if not p.optional}
-        kind = device.name.split(":")[0]
-        self.query = Query.of(self.op, types, self.attrs, list(self.fixed), kind)
+        self.query = Query.of(self.op, types, self.attrs, list(self.fixed), kind_of(device))
         self.declined = kernel.refusal(self.query)
         if self.declined is not None:
             return

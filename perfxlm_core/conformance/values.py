@@ -96,7 +96,7 @@ def integers(
 
     if dtype == "bool":
         return np.asarray(rng.random(shape) < 0.5)
-    info = ml_dtypes.iinfo(numpy_dtype(dtype))  # type: ignore[no-untyped-call]
+    info = ml_dtypes.iinfo(numpy_dtype(dtype))  # type: ignore[no-untyped-call]  # has no types
     low, high = int(info.min), int(info.max)
     if not wide:
         low, high = max(low, -9), min(high, 9)

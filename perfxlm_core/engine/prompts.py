@@ -75,7 +75,7 @@ def parse_prompts(prompts: PromptType | Sequence[PromptType]) -> list[Prompt]:
             f"prompts is {type(prompts).__name__}; expected a prompt or a sequence of prompts"
         )
     if several and all(_is_id(p) for p in several):
-        return [parse_prompt(several)]  # type: ignore[arg-type]
+        return [parse_prompt(several)]  # type: ignore[arg-type]  # all are ids, as just checked
     return [parse_prompt(p) for p in several]
 
 

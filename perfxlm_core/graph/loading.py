@@ -24,7 +24,7 @@ from perfxlm_core.graph.recipe import find_recipe
 from perfxlm_core.graph.runner import Limits, ModelRunner
 from perfxlm_core.ops.formats import Tensor
 from perfxlm_core.ops.types import Dim
-from perfxlm_core.registry.device import Device
+from perfxlm_core.registry.device import Device, kind_of
 from perfxlm_core.registry.kernels import Query, Registry
 
 log = logging.getLogger(__name__)
@@ -243,21 +243,16 @@ def _stores(
     q, k, v = graph.inputs.values()
     ops.attention(q, k, v, layer=0)
     page_attention(graph, block_size=16, max_blocks=1, cache_dtype=cache_dtype)
-    kind = device.name.split(":")[0]
     try:
-        found = [
-            registry.resolve(Query.of(n.op, n.types(), n.attrs, (), kind)) for n in graph.nodes
-        ]
+        return all(_has_kernel(node, device, registry, {}) for node in graph.nodes)
     except ValueError:
         return False
-    return all(f.kernel is not None for f in found)
 
 
 def _has_kernel(node: Node, device: Device, registry: Registry, prefer: Mapping[str, str]) -> bool:
     """Whether the device itself runs a node, its weights as they are."""
     constants = [p.name for p, v in node.arguments() if v.constant is not None]
-    kind = device.name.split(":")[0]
-    query = Query.of(node.op, node.types(), node.attrs, constants, kind)
+    query = Query.of(node.op, node.types(), node.attrs, constants, kind_of(device))
     return registry.resolve(query, prefer).kernel is not None
 
 

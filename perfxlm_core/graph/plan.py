@@ -26,6 +26,7 @@ from perfxlm_core.registry.device import (
     Launch,
     Operand,
     Program,
+    kind_of,
     operand_view,
 )
 from perfxlm_core.registry.kernels import Attributes, Kernel, Query, Registry, Resolution, Site
@@ -283,8 +284,7 @@ class _Chooser:
         return Resolution(again.kernel, found.refusals), tuple(quantized.values())
 
     def _query(self, node: Node, types: dict[str, Any], constants: list[str]) -> Query:
-        kind = self.device.name.split(":")[0]
-        return Query.of(node.op, types, node.attrs, constants, kind)
+        return Query.of(node.op, types, node.attrs, constants, kind_of(self.device))
 
     def _scratch(self, kernel: Kernel, node: Node) -> int:
         if kernel.scratch is None:

@@ -87,6 +87,9 @@ class ModelRunner:
         self.inputs = StepInputs(**{n: self._input(n) for n in INPUTS})
         self._output = bound.plan.graph.outputs[0].name
         self._logits = self._whole_output()
+        kind = numpy_dtype(bound.operands[self._output].dtype)
+        same = not self._staged or kind == self._logits.dtype
+        self._landed = self._logits if same else np.empty(self._logits.shape, kind)
 
     def _block_bytes(self) -> int:
         """Bytes from the first to the last of the inputs, which the plan places side by side."""
@@ -153,12 +156,10 @@ class ModelRunner:
 
     def _receive(self, rows: int) -> None:
         if self._staged:
-            kind = numpy_dtype(self.bound.operands[self._output].dtype)
-            logits = self._logits[:rows]
-            host = logits if kind == logits.dtype else np.empty(logits.shape, kind)
-            self._device.copy_out(host, self.bound.view(self._output, self._sizes))
-            if host is not logits:
-                logits[...] = host
+            landed = self._landed[:rows]
+            self._device.copy_out(landed, self.bound.view(self._output, self._sizes))
+            if self._landed is not self._logits:
+                self._logits[:rows] = landed
         elif self.bound.operands[self._output].dtype != "float32":
             self._logits[:rows] = self.bound.view(self._output, self._sizes)
 

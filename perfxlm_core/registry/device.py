@@ -161,6 +161,11 @@ class Device(Protocol):
         ...
 
 
+def kind_of(device: Device) -> str:
+    """What kernels are made for: the device's name without its number ("x:1" is an "x")."""
+    return device.name.split(":")[0]
+
+
 def loop(launches: Sequence[Launch]) -> Program:
     """The plainest program: one launch after the other."""
     frozen = tuple(launches)

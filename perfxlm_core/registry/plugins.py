@@ -11,7 +11,7 @@ from typing import Any
 
 from perfxlm_core.errors import DeviceError, PluginError
 from perfxlm_core.registry import hooks
-from perfxlm_core.registry.device import Device
+from perfxlm_core.registry.device import Device, kind_of
 from perfxlm_core.registry.kernels import Registry
 
 GROUP = "perfxlm.plugins"
@@ -56,7 +56,7 @@ class Plugins:
         """
         wanted = None if name in (None, "auto") else name
         for device in self.devices:
-            if wanted is None or device.name == wanted or device.name.split(":")[0] == wanted:
+            if wanted is None or device.name == wanted or kind_of(device) == wanted:
                 return device
         raise DeviceError(self._absence(wanted))
 

@@ -258,50 +258,49 @@ KERNEL void qkv_rotary_store(
 #endif
     const int begin = group % PARTS * ITEMS, head = group / PARTS;
     const bool is_value = head >= heads + kv_heads, is_key = !is_value && head >= heads;
-    if (is_value) {
-        const int base = (head - heads - kv_heads) * V_HEAD_DIM;
-        __global STORED(CACHE) *to = v_cache + (size_t)max(slot, 0) * kv_heads * V_HEAD_DIM;
-        for (int from = begin; 2 * from < V_HEAD_DIM; from += ITEMS * PARTS) {
-            const int i = 2 * (from + ITEM);
-            const int a = base + min(i, V_HEAD_DIM - 1), b = base + min(i + 1, V_HEAD_DIM - 1);
-            const float4 sums = V_PAIR(
-                v_weight + (size_t)a * v_bytes, v_weight + (size_t)b * v_bytes, x, norm, columns,
-                2 * v_bytes
+    const int units = is_value ? (V_HEAD_DIM + 1) / 2 : WIDTH;
+    const int base = is_value ? (head - heads - kv_heads) * V_HEAD_DIM
+                              : (is_key ? head - heads : head) * HEAD_DIM;
+    __global STORED(CACHE) *k_to = k_cache + (size_t)max(slot, 0) * kv_heads * HEAD_DIM;
+    __global STORED(CACHE) *v_to = v_cache + (size_t)max(slot, 0) * kv_heads * V_HEAD_DIM;
+    // No barrier stands in a branch, or behind a return: runtimes differ in what they make of that.
+    for (int from = begin; from < units; from += ITEMS * PARTS) {
+        const int unit = from + ITEM, u = min(unit, units - 1);
+        const int one = base + (is_value ? 2 * u : place(u, 0, interleaved));
+        const int two =
+            base + (is_value ? min(2 * u + 1, V_HEAD_DIM - 1) : place(u, 1, interleaved));
+        float4 sums;
+        if (is_value) {
+            sums = V_PAIR(
+                v_weight + (size_t)one * v_bytes, v_weight + (size_t)two * v_bytes, x, norm,
+                columns, 2 * v_bytes
             );
-            float2 y = finished(sums, columns, eps, lane_scratch);
-            if (LANE != 0 || slot < 0 || i >= V_HEAD_DIM) continue;
-            y = biased(y, v_bias, HAS_V_BIAS, a, b);
-            STORE(CACHE, to, a, y.x);
-            if (b != a) STORE(CACHE, to, b, y.y);
-        }
-    }
-    const int base = (is_key ? head - heads : head) * HEAD_DIM;
-    __global STORED(CACHE) *to = k_cache + (size_t)max(slot, 0) * kv_heads * HEAD_DIM;
-    for (int from = begin; !is_value && from < WIDTH; from += ITEMS * PARTS) {
-        const int unit = from + ITEM;
-        const int one = base + place(min(unit, WIDTH - 1), 0, interleaved);
-        const int two = base + place(min(unit, WIDTH - 1), 1, interleaved);
-        float2 y;
-        if (is_key) {
-            const float4 sums = K_PAIR(
+        } else if (is_key) {
+            sums = K_PAIR(
                 k_weight + (size_t)one * k_bytes, k_weight + (size_t)two * k_bytes, x, norm,
                 columns, k_bytes
             );
-            y = biased(finished(sums, columns, eps, lane_scratch), k_bias, HAS_K_BIAS, one, two);
         } else {
-            const float4 sums = Q_PAIR(
+            sums = Q_PAIR(
                 q_weight + (size_t)one * q_bytes, q_weight + (size_t)two * q_bytes, x, norm,
                 columns, q_bytes
             );
-            y = biased(finished(sums, columns, eps, lane_scratch), q_bias, HAS_Q_BIAS, one, two);
         }
-        if (LANE != 0 || unit >= WIDTH) continue;
+        float2 y = finished(sums, columns, eps, lane_scratch);
+        if (LANE != 0 || unit >= units) continue;
+        if (is_value) {
+            if (slot < 0) continue;
+            y = biased(y, v_bias, HAS_V_BIAS, one, two);
+            STORE(CACHE, v_to, one, y.x);
+            if (two != one) STORE(CACHE, v_to, two, y.y);
+            continue;
+        }
+        y = is_key ? biased(y, k_bias, HAS_K_BIAS, one, two)
+                   : biased(y, q_bias, HAS_Q_BIAS, one, two);
 #if HEAD_NORM
         values[unit] = y;
         sum += unit < ANGLES ? y.x * y.x + y.y * y.y : y.x * y.x;
     }
-    // Every work-item comes here, that of a value too: runtimes differ in what they make of a
-    // barrier behind a return.
     if (LANE == 0) squares[ITEM] = sum;
 #if LANES * ITEMS > 1
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -325,8 +324,8 @@ KERNEL void qkv_rotary_store(
             STORE(ACT, q, one, y.x);
             if (unit < ANGLES) STORE(ACT, q, two, y.y);
         } else if (slot >= 0) {
-            STORE(CACHE, to, one, y.x);
-            if (unit < ANGLES) STORE(CACHE, to, two, y.y);
+            STORE(CACHE, k_to, one, y.x);
+            if (unit < ANGLES) STORE(CACHE, k_to, two, y.y);
         }
     }
 }
