@@ -15,7 +15,7 @@ from perfxlm_core.cli.timings import timed
 from perfxlm_core.errors import ArgumentError, PerfxlmError
 
 if TYPE_CHECKING:
-    from perfxlm_core.conformance import Row, Slot
+    from perfxlm_core.conformance import Row
     from perfxlm_core.conformance.target import Facts
 
 EXAMPLES = 200
@@ -45,6 +45,14 @@ HEADER = ("operator", "kernel", "dtype", "format", "result", "passed", "declined
     show_default=True,
     help="Seconds that loading the plugin, or a case, may take.",
 )
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that try kernels side by side; what they find does not depend on it.",
+)
 @click.option("--perf", is_flag=True, help="Time the kernels as well, in shapes of real models.")
 @click.option("--json", "json_file", type=FILE, help="Write a report there.")
 @click.option("--html", "html_file", type=FILE, help="The same as a page.")
@@ -55,6 +63,7 @@ def conformance(
     seed: int,
     large: bool,
     timeout: float,
+    jobs: int,
     perf: bool,
     json_file: Path | None,
     html_file: Path | None,
@@ -69,7 +78,7 @@ def conformance(
         if file is not None and not file.parent.is_dir():
             raise ArgumentError(f"{file}: there is no folder {file.parent} to write it to")
     count = examples or (LARGE_EXAMPLES if large else EXAMPLES)
-    facts, rows = _run(plugin, only, count, seed, large, timeout)
+    facts, rows = _run(plugin, only, count, seed, large, timeout, jobs)
     click.echo(table(HEADER, [_cells(r) for r in rows if r.kernel is not None]))
     lacking = [r.op for r in rows if r.status == "reference"]
     if lacking:
@@ -97,24 +106,33 @@ def conformance(
 
 
 def _run(
-    plugin: str, only: str | None, examples: int, seed: int, large: bool, timeout: float
+    plugin: str,
+    only: str | None,
+    examples: int,
+    seed: int,
+    large: bool,
+    timeout: float,
+    jobs: int,
 ) -> tuple[Facts, list[Row]]:
     try:
-        from perfxlm_core.conformance import Session, run_slot, slots
+        from perfxlm_core.conformance import Session, slots
+        from perfxlm_core.conformance.parallel import run_slots
     except ModuleNotFoundError as error:
         raise PerfxlmError(
             f'perfxlm conformance needs {error.name}: pip install "perfxlm[conformance]"'
         ) from None
     with Session(plugin, timeout) as session:
         todo = slots(session, only)
-        with click.progressbar(
-            todo, label=plugin, file=sys.stderr, item_show_func=_row_name
-        ) as bar:
-            return session.facts, [run_slot(session, s, examples, seed, large) for s in bar]
+        rows = run_slots(session, todo, examples, seed, large, jobs)
+        done = click.progressbar(
+            rows, len(todo), label=plugin, file=sys.stderr, item_show_func=_row_name
+        )
+        with done as bar:
+            return session.facts, list(bar)
 
 
-def _row_name(slot: Slot | None) -> str | None:
-    return None if slot is None else slot.name
+def _row_name(row: Row | None) -> str | None:
+    return None if row is None else " ".join(_cells(row)[:4])
 
 
 def _cells(row: Row) -> tuple[str, ...]:

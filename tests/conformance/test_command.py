@@ -77,6 +77,30 @@ def test_the_same_seed_gives_the_same_report(tmp_path):
     assert found[0] == found[1]
 
 
+def test_jobs_change_nothing_but_the_time(tmp_path):
+    reports = []
+    for jobs in (1, 2):
+        file = tmp_path / f"{jobs}.json"
+        done = perfxlm(
+            "conformance", "cpu", "--op", "embedding", "--examples", "10", "--jobs", str(jobs),
+            "--json", file,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        rows = json.loads(file.read_text())["rows"]
+        assert len(rows) > 2
+        reports.append([{k: v for k, v in row.items() if k != "seconds"} for row in rows])
+    assert reports[0] == reports[1]
+
+
+def test_a_crash_in_one_of_several_jobs_is_one_row(site):
+    done = perfxlm(
+        "conformance", "hostile_at_times", "--op", "silu", "--examples", "20", "-j", "2",
+        PYTHONPATH=str(site),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "crash: its process died of SIGSEGV" in done.stdout
+
+
 def test_what_runs_as_reference_is_said():
     done = perfxlm("conformance", "cpu", "--op", "greedy")
     assert done.returncode == 0, done.stderr
