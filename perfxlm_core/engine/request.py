@@ -41,7 +41,9 @@ class Request:
     and a recomputation after preemption are the same thing.
 
     Attributes:
-        order: Requests are served by increasing `(priority, order)`; the caller numbers them.
+        order: Requests are served by increasing `(priority, tag, order)`; the caller numbers them.
+        client: Whose it is; clients share the engine fairly.
+        tag: When it begins on the scheduler's time line; None before it has been queued.
         token_ids: [capacity] int32; the first `num_tokens` are the prompt and then the output.
         block_ids: KV blocks, in order of position.
         block_hashes: Chained digests of the full blocks of `token_ids`, as far as known.
@@ -55,6 +57,7 @@ class Request:
         "block_hashes",
         "block_ids",
         "cache_salt",
+        "client",
         "needs_prompt_logits",
         "num_cached_tokens",
         "num_computed_tokens",
@@ -69,6 +72,7 @@ class Request:
         "row",
         "skip_reading_prefix_cache",
         "status",
+        "tag",
         "token_ids",
     )
 
@@ -79,6 +83,7 @@ class Request:
         *,
         order: int,
         priority: int = 0,
+        client: str = "",
         cache_salt: str = "",
         skip_reading_prefix_cache: bool = False,
         needs_prompt_logits: bool = False,
@@ -86,6 +91,8 @@ class Request:
         self.request_id = request_id
         self.order = order
         self.priority = priority
+        self.client = client
+        self.tag: int | None = None
         self.cache_salt = cache_salt
         self.skip_reading_prefix_cache = skip_reading_prefix_cache
         self.needs_prompt_logits = needs_prompt_logits

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from perfxlm_core.engine.fairness import FairQueue
 from perfxlm_core.engine.request import Request, RequestStatus
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class Scheduler:
     the last one in order of service gives its blocks back and waits again; it will recompute what
     the prefix cache has lost.
 
-    Requests are served by arrival, or by priority (smaller is sooner) and then arrival. The first
-    in that order can always take every block, so every request ends.
+    Requests are served by arrival, or by priority (smaller is sooner) and then arrival; those of
+    several clients in turns, see `FairQueue`. The first in that order can always take every block,
+    so every request ends.
 
     Args:
         max_rows: Rows of logits that one step can produce; at least `max_num_seqs`.
@@ -71,8 +73,9 @@ class Scheduler:
         self.by_priority = by_priority
         self.enable_chunked_prefill = enable_chunked_prefill
         self.running: list[Request] = []
-        self._waiting: list[tuple[tuple[int, int], Request]] = []
+        self._waiting: list[tuple[tuple[int, int, int], Request]] = []
         self._num_waiting = 0
+        self._fair = FairQueue()
 
     @property
     def num_waiting(self) -> int:
@@ -81,6 +84,8 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queue a new request."""
+        if request.tag is None:
+            request.tag = self._fair.tag(request.client, request.num_tokens)
         self._enqueue(request)
         self._num_waiting += 1
 
@@ -183,6 +188,7 @@ class Scheduler:
         heapq.heappop(self._waiting)
         self._num_waiting -= 1
         request.status = RequestStatus.RUNNING
+        self._fair.serve(request.tag or 0)
         if request.num_cached_tokens is None:
             request.num_cached_tokens = request.num_computed_tokens
         insort(self.running, request, key=self._key)
@@ -226,5 +232,5 @@ class Scheduler:
         request.status = RequestStatus.WAITING
         heapq.heappush(self._waiting, (self._key(request), request))
 
-    def _key(self, request: Request) -> tuple[int, int]:
-        return (request.priority if self.by_priority else 0, request.order)
+    def _key(self, request: Request) -> tuple[int, int, int]:
+        return (request.priority if self.by_priority else 0, request.tag or 0, request.order)

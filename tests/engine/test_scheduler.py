@@ -49,11 +49,12 @@ class Machine(RuleBasedStateMachine):
         own=st.one_of(st.just([]), st.lists(st.integers(0, 3), max_size=3)),
         output=st.integers(1, 12),
         priority=st.integers(0, 2),
+        client=st.sampled_from(["", "", "a", "b"]),
         salt=st.sampled_from(["", "", "s"]),
         skip=st.sampled_from([False, False, False, True]),
         logits=st.sampled_from([False, False, False, True]),
     )
-    def add(self, family, length, own, output, priority, salt, skip, logits):
+    def add(self, family, length, own, output, priority, client, salt, skip, logits):
         prompt = [family + i % 3 for i in range(length)] + own
         prompt = prompt[: self.blocks.capacity - 1] or [0]
         request = Request(
@@ -61,6 +62,7 @@ class Machine(RuleBasedStateMachine):
             prompt,
             order=self.order,
             priority=priority,
+            client=client,
             cache_salt=salt,
             skip_reading_prefix_cache=skip or logits,
             needs_prompt_logits=logits,
@@ -90,7 +92,9 @@ class Machine(RuleBasedStateMachine):
         assert sum(batch.rows) <= scheduler.max_rows
         assert len(set(batch.requests)) == len(batch.requests)
         assert min(batch.counts) > 0
-        keys = [(r.priority if scheduler.by_priority else 0, r.order) for r in scheduler.running]
+        keys = [
+            (r.priority if scheduler.by_priority else 0, r.tag, r.order) for r in scheduler.running
+        ]
         assert keys == sorted(keys)
         for request, count in zip(batch.requests, batch.counts, strict=True):
             self.check_reads(request)
