@@ -61,16 +61,23 @@ class Case:
 
 @dataclass(frozen=True)
 class Variant:
-    """Types that a kernel is tried with: of activations, of weights, of the cache."""
+    """Types that a kernel is tried with: of activations, of weights, of the cache.
+
+    Attributes:
+        caches: types of the cache that cases are drawn from, where the weights' type makes the
+            row: they are not multiplied. `cache_dtype` is the first.
+    """
 
     dtype: str
     format: str | None = None
     cache_dtype: str | None = None
+    caches: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         """The weights' type, the cache's, or both, for tables."""
-        return "+".join(t for t in (self.format, self.cache_dtype) if t) or "-"
+        types = (self.format, None if self.caches else self.cache_dtype)
+        return "+".join(t for t in types if t) or "-"
 
 
 class Failure(AssertionError):

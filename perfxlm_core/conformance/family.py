@@ -112,7 +112,7 @@ class Family:
             op.name,
             variant.dtype,
             variant.format,
-            variant.cache_dtype,
+            at.one_of(variant.caches) if variant.caches else variant.cache_dtype,
             sizes,
             steps if symbolic else tuple(self.filled(s) for s in steps),
             attrs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 
@@ -54,7 +55,9 @@ def run_slots(
 
 
 def _open(plugin: str, timeout: float) -> None:
+    """Start a process's worker; NumPy's own threads would only get in the others' way."""
     global _session
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _session = Session(plugin, timeout).__enter__()
     atexit.register(_session.close)
 

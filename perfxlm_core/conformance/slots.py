@@ -153,9 +153,14 @@ def _of_plans(facts: Facts, name: str) -> list[Slot]:
 
 
 def variants(facts: Facts, op: Op[..., Any], kernel: KernelFacts) -> list[Variant]:
-    """The types that a kernel says it takes, those of the definition and the device."""
+    """The types that a kernel says it takes, those of the definition and the device.
+
+    Where there are weights and a cache, a row has one type of weights and any of the cache.
+    """
     names = {p.dtype.name: p.dtype for p in op.params}
     dtypes = dtypes_of(op, kernel.dtypes, facts.dtypes)
     formats = list(kernel.formats or PLAIN) if "W" in names else [None]
-    caches = list(kernel.cache_dtypes or PLAIN) if "C" in names else [None]
-    return [Variant(d, f, c) for d in dtypes for f in formats for c in caches]
+    caches = tuple(kernel.cache_dtypes or PLAIN) if "C" in names else ()
+    if "W" in names and caches:
+        return [Variant(d, f, caches[0], caches) for d in dtypes for f in formats]
+    return [Variant(d, f, c) for d in dtypes for f in formats for c in caches or [None]]
