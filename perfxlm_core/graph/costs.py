@@ -12,6 +12,9 @@ from perfxlm_core.ops.types import concrete
 
 Sizes = Mapping[str, int]
 
+_PRODUCTS = ("linear", "linear_add", "gated_linear", "qkv_rotary_store")
+"""Operators whose inputs called `*weight` are matrices that `x` is multiplied with."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -77,12 +80,9 @@ def cost_of(node: Node, sizes: Sizes, batch: Ragged) -> Cost:
         return Cost(0, 2 * _nbytes(node.outputs[0], sizes), 0)
     if name == "store_kv":
         return Cost(_stored(node, sizes), activations, 0)
-    if name == "linear":
-        weight = node.inputs["weight"]
-        rounded = not node.attrs.get("exact", True) and weight.constant is not None
-        kind = "int8" if rounded and weight.constant.is_quantized else "float32"
-        products = prod(concrete(node.outputs[0].shape, sizes)) * int(weight.shape[-1])
-        return Cost(constants, activations, 2 * products, kind)
+    if name in _PRODUCTS:
+        operations, kind = _products(node, sizes)
+        return Cost(constants, activations, operations, kind)
     return Cost(constants, activations, 0)
 
 
@@ -94,6 +94,18 @@ def _rows_of(table: Value, out: Value, sizes: Sizes) -> Cost:
     rows = concrete(out.shape, sizes)[0]
     held = 0 if table.constant is None else table.constant.nbytes * rows // int(table.shape[0])
     return Cost(held, _nbytes(out, sizes), 0)
+
+
+def _products(node: Node, sizes: Sizes) -> tuple[int, str]:
+    """Operations of products with matrices, and their kind."""
+    named = [v for p, v in node.arguments() if p.name.endswith("weight")]
+    weights = [v for v in named if len(v.shape) == 2]
+    rounded = not node.attrs.get("exact", True) and all(
+        v.constant is not None and v.constant.is_quantized for v in weights
+    )
+    tokens = prod(concrete(node.inputs["x"].shape[:-1], sizes))
+    products = tokens * sum(prod(map(int, v.shape)) for v in weights)
+    return 2 * products, "int8" if rounded else "float32"
 
 
 def _attention(node: Node, batch: Ragged, activations: int) -> Cost:

@@ -99,7 +99,10 @@ class ProfiledProgram(Protocol):
         ...
 
     def profile(self, sizes: Mapping[str, int]) -> list[Span]:
-        """Run a step, timed: a span for each launch and lane, a lane's in order of time."""
+        """Run a step, timed: a span for each launch and lane, a lane's in order of time.
+
+        Launches that have nothing to do in the step may be left out.
+        """
         ...
 
 

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perfxlm_core import ops
+from perfxlm_core.graph.costs import Ragged, cost_of
 from perfxlm_core.graph.ir import Graph, Node, Value
 from perfxlm_core.graph.loading import LoadOptions, plan_model
 from perfxlm_core.graph.passes import fuse, page_attention, select_rows
@@ -143,6 +144,19 @@ def test_fused_graphs_compute_the_same(
         assert sum(n.op is ops.rms_norm for n in graph.nodes) >= 4
     got = logits(graph, host, registry)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_fused_graphs_compute_as_much() -> None:
+    """Operations are those of the products, whichever node they are in."""
+    batch = Ragged([4, 3], [5, 3])
+
+    def operations(graph: Graph) -> int:
+        return sum(cost_of(node, SIZES, batch).operations for node in graph.nodes)
+
+    graph, plain = model(True, True, "silu", False), model(True, True, "silu", False)
+    fuse(graph, lambda node: True)
+    assert counts(graph) == {n: 2 * c for n, c in COMPOSITES.items()}
+    assert operations(graph) == operations(plain) > 0
 
 
 @pytest.mark.parametrize("name", ["linear", "rms_norm", "rotary_embedding", "reshape"])

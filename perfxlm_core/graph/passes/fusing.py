@@ -43,12 +43,17 @@ class _Fuser:
         `match` gives composites, the largest first, each with the nodes that it stands for; the
         composite takes the place of the root.
         """
+        self._look()
         for node in [n for n in self.graph.nodes if n.op is root]:
-            self.producers, self.users = self.graph.producers(), self.graph.users()
             for made, gone in match(node):
                 if self.accepts(made):
                     self._replace(node, made, gone)
+                    self._look()
                     break
+
+    def _look(self) -> None:
+        """Who gives and who reads each value, as the graph is now."""
+        self.producers, self.users = self.graph.producers(), self.graph.users()
 
     def _replace(self, root: Node, made: Node, gone: list[Node]) -> None:
         made.scope = root.scope

@@ -111,7 +111,7 @@ def test_a_shape_that_cannot_run_is_not_bound(device, tmp_path, monkeypatch, sha
     tuned = Tuned(tmp_path, device.facts, device.profile)
     tuned.keep("name", shape, "")
     monkeypatch.setitem(device.__dict__, "tuned", tuned)
-    assert search._known(device, "name", 1024) is None
+    assert search._known(device, "name") is None
 
 
 def test_a_device_without_choices_says_so(random_model):

@@ -9,7 +9,11 @@ How the plugin is laid out, and how a kernel is added to it:
     programs.py    sources in cl/*.cl -> compiled programs; binaries.py keeps them on disk
     launch.py      `launch(site, ...)`: a node described, with its arguments and its grid
     progress.py    bars while a model is loaded
-    sweep.py       a list of launches -> one sweep of enqueues
+    program.py     a plan's launches -> one program
+    sweep.py       a list of launches -> one sweep of enqueues; times of each
+    recorded.py    a sweep that repeats itself -> recordings, where replaying is quicker
+    commands.py    cl_khr_command_buffer, PERFXLM_OPENCL_RECORD
+    peaks.py       what the device reaches at most
     kernels/       operators bound to kernels, one module for each part of the operator API
     cl/            the kernels; storage.cl and groups.cl are what they share
 

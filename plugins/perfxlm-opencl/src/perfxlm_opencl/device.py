@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
@@ -21,11 +21,13 @@ from perfxlm_core.plugin import (
     Tensor,
 )
 from perfxlm_opencl.binaries import default_folder
+from perfxlm_opencl.commands import Commands, loses_memory, offered, wish
 from perfxlm_opencl.memory import Pool, Region, View
+from perfxlm_opencl.peaks import measure_limits
 from perfxlm_opencl.profiles import Facts, Profile, choose
+from perfxlm_opencl.program import program_of
 from perfxlm_opencl.programs import Programs
 from perfxlm_opencl.progress import Progress
-from perfxlm_opencl.sweep import mixed_program
 from perfxlm_opencl.tuning import Tuned
 
 _STAGED_BYTES = 1 << 16
@@ -44,7 +46,7 @@ class OpenClDevice:
         profile: name of a profile to use instead of the one that fits.
 
     Raises:
-        DeviceError: there is no such profile.
+        DeviceError: there is no such profile, or a variable of the environment says what it cannot.
     """
 
     host_visible = False
@@ -54,6 +56,7 @@ class OpenClDevice:
         self.device = device
         self.facts = Facts.of(device)
         self.profile: Profile = choose(self.facts, profile)
+        wish()
         self.shares_memory = self.facts.unified
         self._constants: weakref.WeakKeyDictionary[
             Tensor, weakref.WeakValueDictionary[str, Buffer]
@@ -77,6 +80,21 @@ class OpenClDevice:
         """In order: launches and copies happen one after another."""
         with self.errors("creating a queue"):
             return cl.CommandQueue(self.context, self.device)
+
+    @cached_property
+    def timing_queue(self) -> cl.CommandQueue:
+        """Like `queue`, but its events have times; made when something is timed."""
+        with self.errors("creating a queue that takes times"):
+            properties = cl.command_queue_properties.PROFILING_ENABLE
+            return cl.CommandQueue(self.context, self.device, properties=properties)
+
+    @cached_property
+    def commands(self) -> Commands | None:
+        """What records kernels; None if the device cannot, or had better not."""
+        wished = wish()
+        if wished == "never" or (wished == "auto" and loses_memory(self.facts)):
+            return None
+        return Commands.of(self.device, self.queue)
 
     @cached_property
     def pool(self) -> Pool:
@@ -107,7 +125,7 @@ class OpenClDevice:
 
     def describe(self) -> DeviceInfo:
         """Model, profile, and the limits that matter."""
-        facts = self.facts
+        facts, recording = self.facts, offered(self.device)
         return DeviceInfo(
             name=self.name,
             vendor="opencl",
@@ -122,6 +140,7 @@ class OpenClDevice:
                 "memory is": "shared with the host" if facts.unified else "its own",
                 "subgroups": ", ".join(map(str, facts.subgroup_sizes)) or "none",
                 "fp16": "yes" if facts.has("cl_khr_fp16") else "storage only",
+                "command buffers": "none" if recording is None else ".".join(map(str, recording)),
             },
         )
 
@@ -242,9 +261,13 @@ class OpenClDevice:
             self.queue.finish()
         self._staged.clear()
 
+    def limits(self) -> Mapping[str, float]:
+        """What it reaches when it only reads, or only multiplies and adds, measured now (0.6 s)."""
+        return measure_limits(self)
+
     def program(self, launches: Sequence[Launch], symbols: Sequence[str]) -> Program:
-        """One sweep of enqueues for each run of our own launches."""
-        made = mixed_program(self, launches, symbols)
+        """A sweep of enqueues for each run of our own launches, replayed where that is quicker."""
+        made = program_of(self, launches, symbols)
         self.progress.done()
         return made
 

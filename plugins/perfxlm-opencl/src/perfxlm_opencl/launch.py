@@ -1,6 +1,6 @@
 """Bound nodes: which kernel runs, with which arguments, over how many work-groups.
 
-A launch is a description; `sweep` makes the OpenCL kernel of it, with its arguments set.
+A launch is a description; `Sweep` makes the OpenCL kernel of it, with its arguments set.
 """
 
 from __future__ import annotations
@@ -99,9 +99,9 @@ class ClLaunch:
 
     @cached_property
     def _alone(self) -> Program:
-        from perfxlm_opencl.sweep import sweep
+        from perfxlm_opencl.sweep import Sweep
 
-        return sweep(self.device, [self], self.symbols)
+        return Sweep(self.device, [self], self.symbols)
 
     @property
     def symbols(self) -> tuple[str, ...]:

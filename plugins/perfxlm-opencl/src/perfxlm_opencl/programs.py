@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 Defines = Mapping[str, str | int | float]
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 _LOG_LINES = 6
+_BORROWED = frozenset({"intel", "adreno", "mali"})
+"""Profiles that a processor runs only to try them: their code is not optimized there, which takes
+runtimes for processors up to seventy times as long."""
 
 
 class Programs:
@@ -121,6 +124,8 @@ class Programs:
             "HAS_DOT": int(profile.dot_product),
         }
         made = [f"-D{n}={v}" for n, v in sorted({**own, **defines}.items())]
+        if self.facts.is_cpu and profile.name in _BORROWED:
+            made.append("-cl-opt-disable")
         return (f"-cl-std={std}", *made)
 
     def _load(self, source: str, options: tuple[str, ...]) -> Any:  # noqa: ANN401

@@ -1,7 +1,12 @@
-"""Small cases of one operator on the device that the environment names: `cases.py OP N HALF`."""
+"""Small cases of one operator on the device that the environment names: `cases.py OP N HALF [dot]`.
+
+With `dot` the device is taken to have integer dot products, which are then emulated, and only nodes
+whose activations may be rounded are run.
+"""
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
@@ -19,11 +24,13 @@ LARGEST = 1 << 14
 """Product of a case's lengths: a simulator takes seconds for more."""
 MANY = 40
 """Combinations of types of which all are tried; of more, every seventh."""
+ROUNDED = ("q4_0", "q4_1", "q8_0", "q4_k", "q6_k")
+"""Formats whose products may be those of bytes."""
 BESIDE = {"k_features", "v_features", "half", "block_size", "kv_heads", "head_dim", "v_head_dim"}
 """Lengths that do not multiply the work of a product with `q_features` outputs."""
 
 
-def main(op: str, wanted: int, half: int) -> None:
+def main(op: str, wanted: int, half: int, dot: bool) -> None:
     """Run `wanted` cases with each combination of types; the simulator reports on stderr.
 
     Args:
@@ -31,11 +38,16 @@ def main(op: str, wanted: int, half: int) -> None:
         wanted: cases.
         half: 0 or 1: of many combinations, each format runs with one dtype, the other half with
             the other one.
+        dot: whether products are those of bytes.
     """
     device = OpenClDevice(find_devices()[0])
+    if dot:
+        device.profile = replace(device.profile, dot_product=True)
     target = Target.of("opencl", device, kernels)
     ran = 0
     every = slots(target, op)
+    if dot:
+        every = [s for s in every if s.variant.format in ROUNDED]
     for slot in every[:: 1 if len(every) <= MANY else 7]:
         kernel = next(k for k in target.kernels if k.name == slot.kernel.name)
         left = wanted
@@ -52,6 +64,8 @@ def main(op: str, wanted: int, half: int) -> None:
         @given(slot.cases())
         def attempt(case: Any) -> None:
             nonlocal left, ran
+            if dot and case.attrs.get("exact", True):
+                return
             if left and volume(case) <= LARGEST and run_case(device, kernel, case).declined is None:  # noqa: B023
                 left, ran = left - 1, ran + 1
 
@@ -96,4 +110,4 @@ def numbers(given: Any) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "dot" in sys.argv[4:])

@@ -58,6 +58,14 @@ def test_kernels_are_clean(op, profile):
     assert int(printed.split()[0]) > 0
 
 
+@pytest.mark.parametrize("op", ["linear", "linear_add", "gated_linear", "qkv_rotary_store"])
+def test_products_of_bytes_are_clean(op):
+    """The kernels of devices with integer dot products, those emulated."""
+    printed, messages = simulate("cases.py", op, 1, 0, "dot")
+    assert not messages, "\n".join(messages[:5])
+    assert int(printed.split()[0]) > 0
+
+
 def test_a_kernel_without_bugs_is_clean():
     assert not simulate("planted.py", "no_bug")[1]
 

@@ -5,3 +5,7 @@ inline float gelu_tanh_of(float v) {
     const float inner = 0.79788456080286536f * (v + 0.044715f * v * v * v);
     return v * 0.5f * (1.0f + tanh(inner));
 }
+// 0 silu, 1 gelu, 2 gelu by tanh.
+inline float activated(int kind, float v) {
+    return kind == 0 ? silu_of(v) : kind == 1 ? gelu_of(v) : gelu_tanh_of(v);
+}

@@ -96,7 +96,7 @@ inline float4 lane_sum(float4 v, __local float4 *scratch) { return v; }
     PAIRS(n, single_##n, 1)                                                                    \
     inline float4 pair_##n(                                                                    \
         Bytes first, Bytes second, __global const STORED(ACT) *x,                              \
-        __global const STORED(ACT) *norm, int columns, int next                                \
+        __global const STORED(ACT) *norm, int columns                                          \
     ) {                                                                                        \
         Bytes one[1] = {first}, two[1] = {second};                                             \
         float4 sums[1];                                                                        \
@@ -135,7 +135,7 @@ inline float2 finished(float4 sums, int columns, float eps, __local float4 *scra
 #ifdef LINEAR_ADD
 KERNEL void linear_add(
     OUT(ACT, out), IN(ACT, x), IN(byte, weight), IN(ACT, residual), IN(ACT, bias),
-    const int rows, const int columns, const int row_bytes
+    const int rows, const int columns, const int row_bytes, const int has_bias
 ) {
     const size_t t = get_global_id(2);
     PLACE_OUT(ACT, out) + t * rows;
@@ -156,10 +156,10 @@ KERNEL void linear_add(
         const int o = begin + 2 * u;
         const float2 y = finished(sums[u], columns, 0.0f, lane_scratch);
         if (LANE != 0 || o >= rows) continue;
-        const float a = HAS_BIAS ? y.x + LOAD(ACT, bias, o) : y.x;
+        const float a = has_bias ? y.x + LOAD(ACT, bias, o) : y.x;
         STORE(ACT, out, o, a + LOAD(ACT, residual, o));
         if (o + 1 == rows) continue;
-        const float b = HAS_BIAS ? y.y + LOAD(ACT, bias, o + 1) : y.y;
+        const float b = has_bias ? y.y + LOAD(ACT, bias, o + 1) : y.y;
         STORE(ACT, out, o + 1, b + LOAD(ACT, residual, o + 1));
     }
 }
@@ -169,7 +169,8 @@ KERNEL void linear_add(
 // Gate and up have one format: a unit is row o of each.
 KERNEL void gated_linear(
     OUT(ACT, out), IN(ACT, x), IN(byte, gate), IN(byte, up), IN(ACT, norm), IN(ACT, gate_bias),
-    IN(ACT, up_bias), const int rows, const int columns, const int row_bytes, const float eps
+    IN(ACT, up_bias), const int rows, const int columns, const int row_bytes,
+    const int has_gate_bias, const int has_up_bias, const int gate_kind, const float eps
 ) {
     const size_t t = get_global_id(2);
     PLACE_OUT(ACT, out) + t * rows;
@@ -193,140 +194,33 @@ KERNEL void gated_linear(
         const int o = begin + u;
         float2 y = finished(sums[u], columns, eps, lane_scratch);
         if (LANE != 0 || o >= rows) continue;
-        if (HAS_GATE_BIAS) y.x += LOAD(ACT, gate_bias, o);
-        if (HAS_UP_BIAS) y.y += LOAD(ACT, up_bias, o);
-        STORE(ACT, out, o, GATED_LINEAR(y.x) * y.y);
+        if (has_gate_bias) y.x += LOAD(ACT, gate_bias, o);
+        if (has_up_bias) y.y += LOAD(ACT, up_bias, o);
+        STORE(ACT, out, o, activated(gate_kind, y.x) * y.y);
     }
 }
 #endif
 
-#ifdef HEAD_DIM
-// PARTS work-groups for each head: of queries, then of keys, then of values. A unit of queries and
-// keys is a pair that is turned, or an element that passes; one of values is two neighbours.
-inline float2 biased(float2 y, __global const STORED(ACT) *bias, int has, int a, int b) {
-    return has ? y + (float2)(LOAD(ACT, bias, a), LOAD(ACT, bias, b)) : y;
-}
-
-#define WIDTH (HEAD_DIM - ANGLES)
-
-// Element of a head that is the first or the second of a unit of queries and keys; the same one
-// twice where a unit is one element.
-inline int place(int unit, int second, int interleaved) {
-    if (unit >= ANGLES) return ANGLES + unit;
-    return interleaved ? 2 * unit + second : unit + second * ANGLES;
-}
-
-inline float2 turned(
-    float2 y, int unit, __global const float *cosines, __global const float *sines
-) {
-    if (unit >= ANGLES) return y;
-    const float c = cosines[unit], s = sines[unit];
-    return (float2)(y.x * c - y.y * s, y.y * c + y.x * s);
-}
-
-KERNEL void qkv_rotary_store(
-    OUT(ACT, q), IN(ACT, x), IN(byte, q_weight), IN(byte, k_weight), IN(byte, v_weight),
-    IN(float, cosines), IN(float, sines), OUT(CACHE, k_cache), OUT(CACHE, v_cache),
-    IN(int, slots), IN(ACT, norm), IN(ACT, q_bias), IN(ACT, k_bias), IN(ACT, v_bias),
-    IN(ACT, q_norm), IN(ACT, k_norm), const int heads, const int kv_heads, const int columns,
-    const int q_bytes, const int k_bytes, const int v_bytes, const int interleaved,
-    const float eps, const float head_eps
-) {
-    const int t = get_global_id(2), group = get_group_id(1);
-    PLACE_OUT(ACT, q) + (size_t)t * heads * HEAD_DIM;
-    PLACE_IN(ACT, x) + (size_t)t * columns;
-    PLACE_IN(byte, q_weight);
-    PLACE_IN(byte, k_weight);
-    PLACE_IN(byte, v_weight);
-    PLACE_IN(float, cosines) + (size_t)t * ANGLES;
-    PLACE_IN(float, sines) + (size_t)t * ANGLES;
-    PLACE_OUT(CACHE, k_cache);
-    PLACE_OUT(CACHE, v_cache);
-    PLACE_IN(int, slots);
-    PLACE_IN(ACT, norm);
-    PLACE_IN(ACT, q_bias);
-    PLACE_IN(ACT, k_bias);
-    PLACE_IN(ACT, v_bias);
-    PLACE_IN(ACT, q_norm);
-    PLACE_IN(ACT, k_norm);
-    LANE_SCRATCH;
-    const int slot = slots[t];
-#if HEAD_NORM
-    __local float2 values[WIDTH];
-    __local float squares[ITEMS];
-    float sum = 0.0f;
-#endif
-    const int begin = group % PARTS * ITEMS, head = group / PARTS;
-    const bool is_value = head >= heads + kv_heads, is_key = !is_value && head >= heads;
-    const int units = is_value ? (V_HEAD_DIM + 1) / 2 : WIDTH;
-    const int base = is_value ? (head - heads - kv_heads) * V_HEAD_DIM
-                              : (is_key ? head - heads : head) * HEAD_DIM;
-    __global STORED(CACHE) *k_to = k_cache + (size_t)max(slot, 0) * kv_heads * HEAD_DIM;
-    __global STORED(CACHE) *v_to = v_cache + (size_t)max(slot, 0) * kv_heads * V_HEAD_DIM;
-    // No barrier stands in a branch, or behind a return: runtimes differ in what they make of that.
-    for (int from = begin; from < units; from += ITEMS * PARTS) {
-        const int unit = from + ITEM, u = min(unit, units - 1);
-        const int one = base + (is_value ? 2 * u : place(u, 0, interleaved));
-        const int two =
-            base + (is_value ? min(2 * u + 1, V_HEAD_DIM - 1) : place(u, 1, interleaved));
-        float4 sums;
-        if (is_value) {
-            sums = V_PAIR(
-                v_weight + (size_t)one * v_bytes, v_weight + (size_t)two * v_bytes, x, norm,
-                columns, 2 * v_bytes
-            );
-        } else if (is_key) {
-            sums = K_PAIR(
-                k_weight + (size_t)one * k_bytes, k_weight + (size_t)two * k_bytes, x, norm,
-                columns, k_bytes
-            );
-        } else {
-            sums = Q_PAIR(
-                q_weight + (size_t)one * q_bytes, q_weight + (size_t)two * q_bytes, x, norm,
-                columns, q_bytes
-            );
-        }
-        float2 y = finished(sums, columns, eps, lane_scratch);
-        if (LANE != 0 || unit >= units) continue;
-        if (is_value) {
-            if (slot < 0) continue;
-            y = biased(y, v_bias, HAS_V_BIAS, one, two);
-            STORE(CACHE, v_to, one, y.x);
-            if (two != one) STORE(CACHE, v_to, two, y.y);
-            continue;
-        }
-        y = is_key ? biased(y, k_bias, HAS_K_BIAS, one, two)
-                   : biased(y, q_bias, HAS_Q_BIAS, one, two);
-#if HEAD_NORM
-        values[unit] = y;
-        sum += unit < ANGLES ? y.x * y.x + y.y * y.y : y.x * y.x;
-    }
-    if (LANE == 0) squares[ITEM] = sum;
+#ifdef QKV
+#define WEIGHT(name) IN(byte, name), const int name##_bytes
+#define PLACE_WEIGHT(name) PLACE_IN(byte, name)
+#define SCRATCH LANE_SCRATCH
+#define GROUP_AXIS 1
+#define UNIT_LANE ITEM
+#define UNITS_AT_ONCE ITEMS
+#define IS_OWNER (LANE == 0)
+#define START_SUMS float4 sums
+#define EACH_CHUNK(products) products
+#define PRODUCTS(name, n, one, two)                                                            \
+    JOIN(pair_, n)(                                                                            \
+        name + (size_t)(one) * name##_bytes, name + (size_t)(two) * name##_bytes, x, norm,     \
+        columns                                                                                \
+    )
 #if LANES * ITEMS > 1
-    barrier(CLK_LOCAL_MEM_FENCE);
+#define SYNC barrier(CLK_LOCAL_MEM_FENCE)
+#else
+#define SYNC
 #endif
-    float total = 0.0f;
-    for (int i = 0; i < ITEMS; i++) total += squares[i];
-    const float scale = 1.0f / sqrt(total / HEAD_DIM + head_eps);
-    if (LANE != 0 || is_value) return;
-    for (int unit = ITEM; unit < WIDTH; unit += ITEMS) {
-        const int first = place(unit, 0, interleaved), second = place(unit, 1, interleaved);
-        const int one = base + first, two = base + second;
-        float2 y = values[unit];
-        if (is_key && HAS_K_NORM) {
-            y *= scale * (float2)(LOAD(ACT, k_norm, first), LOAD(ACT, k_norm, second));
-        } else if (!is_key && HAS_Q_NORM) {
-            y *= scale * (float2)(LOAD(ACT, q_norm, first), LOAD(ACT, q_norm, second));
-        }
-#endif
-        y = turned(y, unit, cosines, sines);
-        if (!is_key) {
-            STORE(ACT, q, one, y.x);
-            if (unit < ANGLES) STORE(ACT, q, two, y.y);
-        } else if (slot >= 0) {
-            STORE(CACHE, k_to, one, y.x);
-            if (unit < ANGLES) STORE(CACHE, k_to, two, y.y);
-        }
-    }
-}
+#define FINISHED finished(sums, columns, eps, lane_scratch)
+#include "qkv.cl"
 #endif

@@ -1,22 +1,54 @@
 // Weights in tiles of LANES rows, made by kernels/packing.py: units of 16 bytes of a block, those of
 // all rows of the tile side by side, so that work-items side by side read memory side by side.
 // Behind all units of the weight lie the bytes that are left of each block (its half-precision
-// scales), EXTRA of them, again side by side. A block has UNITS units and BLOCK weights.
+// scales), again side by side. UNITS_, EXTRA_ and BLOCK_ are a format's: units of a block, bytes
+// that are left, weights.
 //
 //   WORDS 4: a row's unit is one piece, read as a uint4, or as a pixel where IMAGE is defined
-//   WORDS 1: its four words lie LANES words apart; SUBGROUP == LANES reads them as blocks
+//   WORDS 1: its four words lie LANES words apart; BLOCK_READS reads them as a subgroup of LANES
 //
-// `codes_of` gives 32 weights as 8 words of four signed 8-bit codes each, with scales:
+// `codes_` gives 32 weights as 8 words of four signed 8-bit codes each, with scales:
 // weight = low * code + shift for the first 16, high * code + shift for the others.
+// Plain numbers lie in blocks of 32, their words always together.
 #include "storage.cl"
 
 typedef __global const uint *Words;
 typedef __global const uchar *Bytes;
 
+#define UNITS_q4_0 1
+#define EXTRA_q4_0 2
+#define BLOCK_q4_0 32
+#define UNITS_q4_1 1
+#define EXTRA_q4_1 4
+#define BLOCK_q4_1 32
+#define UNITS_q8_0 2
+#define EXTRA_q8_0 2
+#define BLOCK_q8_0 32
+#define UNITS_q4_k 9
+#define EXTRA_q4_k 0
+#define BLOCK_q4_k 256
+#define UNITS_q6_k 13
+#define EXTRA_q6_k 2
+#define BLOCK_q6_k 256
+#define BLOCK_float 32
+#define BLOCK_half 32
+#define BLOCK_bfloat 32
+
+#define SHIFTED_q4_0 0
+#define SHIFTED_q4_1 1
+#define SHIFTED_q8_0 0
+#define SHIFTED_q4_k 1
+#define SHIFTED_q6_k 0
+#define SHIFTED_float 0
+#define SHIFTED_half 0
+#define SHIFTED_bfloat 0
+
 #ifdef IMAGE
-#define PICTURE , __read_only image1d_buffer_t image, const int pixel
-#define PICTURED , image, pixel
+#define PICTURE_OF(name) , __read_only image1d_buffer_t name, const int name##_at
+#define PICTURE PICTURE_OF(image)
+#define PICTURED , image, image_at
 #else
+#define PICTURE_OF(name)
 #define PICTURE
 #define PICTURED
 #endif
@@ -34,10 +66,10 @@ inline Words word_of(Words units, int lane, size_t unit, int word) {
 #endif
 }
 
-inline uint4 unit_of(PLACE, int i) {
-    const size_t unit = block * UNITS + i;
+inline uint4 unit_of(PLACE, int each, int i) {
+    const size_t unit = block * each + i;
 #if defined(IMAGE)
-    return read_imageui(image, pixel + (int)(unit * LANES) + lane);
+    return read_imageui(image, image_at + (int)(unit * LANES) + lane);
 #elif WORDS == 4
     return vload4(unit * LANES + lane, units);
 #elif defined(BLOCK_READS)
@@ -48,17 +80,16 @@ inline uint4 unit_of(PLACE, int i) {
 #endif
 }
 
-inline float extra_of(PLACE, int i) {
-    __global const half *p = (__global const half *)(extras + (block * LANES + lane) * EXTRA);
+inline float extra_of(PLACE, int each, int i) {
+    __global const half *p = (__global const half *)(extras + (block * LANES + lane) * each);
     return vload_half(i, p);
 }
 
-inline uint8 pair_of(PLACE, int i) { return (uint8)(unit_of(HERE, i), unit_of(HERE, i + 1)); }
+#define UNIT_OF(f, i) unit_of(HERE, UNITS_##f, i)
+#define PAIR_OF(f, i) (uint8)(UNIT_OF(f, i), UNIT_OF(f, (i) + 1))
+#define EXTRA_OF(f, i) extra_of(HERE, EXTRA_##f, i)
 
-inline uint8 nibbles_of(PLACE) {
-    const uint4 q = unit_of(HERE, 0);
-    return (uint8)(q & NIBBLES, q >> 4 & NIBBLES);
-}
+inline uint8 nibbles_of(uint4 q) { return (uint8)(q & NIBBLES, q >> 4 & NIBBLES); }
 
 // Subtracts `middle` from each byte; bytes below 128 in, signed bytes out.
 inline uint8 centred(uint8 q, uint middle) {
@@ -66,55 +97,67 @@ inline uint8 centred(uint8 q, uint middle) {
 }
 
 inline uint8 codes_q4_0(PLACE, int part, float *low, float *high, float *shift) {
-    *low = *high = extra_of(HERE, 0);
-    return centred(nibbles_of(HERE), 8);
+    *low = *high = EXTRA_OF(q4_0, 0);
+    return centred(nibbles_of(UNIT_OF(q4_0, 0)), 8);
 }
 
 inline uint8 codes_q4_1(PLACE, int part, float *low, float *high, float *shift) {
-    *low = *high = extra_of(HERE, 0);
-    *shift = extra_of(HERE, 1);
-    return nibbles_of(HERE);
+    *low = *high = EXTRA_OF(q4_1, 0);
+    *shift = EXTRA_OF(q4_1, 1);
+    return nibbles_of(UNIT_OF(q4_1, 0));
 }
 
 inline uint8 codes_q8_0(PLACE, int part, float *low, float *high, float *shift) {
-    *low = *high = extra_of(HERE, 0);
-    return pair_of(HERE, 0);
+    *low = *high = EXTRA_OF(q8_0, 0);
+    return PAIR_OF(q8_0, 0);
 }
 
 inline uint8 codes_q4_k(PLACE, int part, float *low, float *high, float *shift) {
-    const uint4 head = unit_of(HERE, 0);
-    __global const half *d = (__global const half *)word_of(units, lane, block * UNITS, 0);
+    const uint4 head = UNIT_OF(q4_k, 0);
+    __global const half *d = (__global const half *)word_of(units, lane, block * UNITS_q4_k, 0);
     const uint at = 8 * (part & 3);
     const uint a = head.y >> at & 255, b = head.z >> at & 255, c = head.w >> at & 255;
     const uint scale = part < 4 ? a & 63 : (c & 15) | a >> 6 << 4;
     const uint least = part < 4 ? b & 63 : c >> 4 | b >> 6 << 4;
     *low = *high = vload_half(0, d) * (float)scale;
     *shift = -vload_half(1, d) * (float)least;
-    return pair_of(HERE, 1 + 2 * (part >> 1)) >> (uint)(4 * (part & 1)) & NIBBLES;
+    return PAIR_OF(q4_k, 1 + 2 * (part >> 1)) >> (uint)(4 * (part & 1)) & NIBBLES;
 }
 
 inline uint8 codes_q6_k(PLACE, int part, float *low, float *high, float *shift) {
     const uint nibble = 4 * (part >> 1 & 1), two = 2 * (part & 3);
-    const float d = extra_of(HERE, 0);
-    const uint scales = *word_of(units, lane, block * UNITS + 12, part >> 1) >> 16 * (part & 1);
+    const float d = EXTRA_OF(q6_k, 0);
+    const uint scales = *word_of(units, lane, block * UNITS_q6_k + 12, part >> 1) >> 16 * (part & 1);
     *low = d * (float)as_char4(scales).s0;
     *high = d * (float)as_char4(scales).s1;
-    const uint8 q = pair_of(HERE, 4 * (part >> 2) + 2 * (part & 1)) >> nibble & NIBBLES;
-    const uint8 top = pair_of(HERE, 8 + 2 * (part >> 2)) >> two & 0x03030303u;
+    const uint8 q = PAIR_OF(q6_k, 4 * (part >> 2) + 2 * (part & 1)) >> nibble & NIBBLES;
+    const uint8 top = PAIR_OF(q6_k, 8 + 2 * (part >> 2)) >> two & 0x03030303u;
     return centred(q | top << 4, 32);
 }
 
-#define SHIFTED_q4_1 1
-#define SHIFTED_q4_k 1
-#define SHIFTED JOIN(SHIFTED_, FORMAT)
-
 // Plain numbers: weights 4 j .. 4 j + 3 of a block of 32.
-#if defined(PLAIN)
-inline float4 plain_of(PLACE, int j) {
-    const int size = sizeof(STORED(PLAIN));
-    Words p = word_of(units, lane, block * UNITS + j * size / 4, j * size % 4);
-    return LOAD4(PLAIN, (__global const STORED(PLAIN) *)p, 0);
-}
-#else
+#define PLAIN_OF(kind)                                                                          \
+    inline float4 plain_##kind(PLACE, int j) {                                                  \
+        const size_t size = sizeof(STORED_##kind);                                              \
+        const size_t word = ((block * 2 * size + j * size / 4) * LANES + lane) * 4 + j * size % 4; \
+        return LOAD4(kind, (__global const STORED_##kind *)(units + word), 0);                   \
+    }
+
+PLAIN_OF(float)
+PLAIN_OF(half)
+PLAIN_OF(bfloat)
+
+// Where a program has weights of one format.
+#ifdef FORMAT
+#define BLOCK JOIN(BLOCK_, FORMAT)
+#define SHIFTED JOIN(SHIFTED_, FORMAT)
 #define codes_of JOIN(codes_, FORMAT)
+#define plain_of JOIN(plain_, FORMAT)
+#endif
+
+#ifdef BLOCK_READS
+#pragma OPENCL EXTENSION cl_intel_subgroups : enable
+#define AS_SUBGROUPS __attribute__((intel_reqd_sub_group_size(LANES)))
+#else
+#define AS_SUBGROUPS
 #endif

@@ -1,4 +1,5 @@
-// out[t, o] = sum_i x[t, i] * weight[o, i] + bias[o], the weight in tiles of LANES rows.
+// out[t, o] = sum_i x[t, i] * weight[o, i] + bias[o] + residual[t, o], the weight in tiles of LANES
+// rows; bias and residual may be left out.
 // A work-item computes outputs of ROWS tiles for TOKENS tokens, in its own lane; SPLIT of them
 // share the columns, and add up in a fixed order. Activations are the same for all lanes: they are
 // read by all, or each lane of a subgroup reads some and they are passed around.
@@ -6,21 +7,15 @@
 
 #define SUMS (TOKENS * ROWS)
 
-#ifdef BLOCK_READS
-#pragma OPENCL EXTENSION cl_intel_subgroups : enable
-#define AS_SUBGROUPS __attribute__((intel_reqd_sub_group_size(LANES)))
-#else
-#define AS_SUBGROUPS
-#endif
-
 __kernel AS_SUBGROUPS __attribute__((reqd_work_group_size(LANES, SPLIT, 1))) void linear_lanes(
     OUT(ACT, out), IN(ACT, x), IN(int, weight) PICTURE, const int extra_units, IN(ACT, bias),
-    const int tokens, const int rows, const int columns, const int first, const int width,
-    const int has_bias
+    IN(ACT, residual), const int tokens, const int rows, const int columns, const int first,
+    const int width, const int has_bias, const int has_residual
 ) {
     PLACE_OUT(ACT, out);
     PLACE_IN(ACT, x);
     PLACE_IN(ACT, bias);
+    PLACE_IN(ACT, residual);
     Words units = (Words)weight_base + weight_at;
     Bytes extras = (Bytes)(units + 4 * (size_t)extra_units);
     const int lane = get_local_id(0), slice = get_local_id(1), t0 = get_group_id(1) * TOKENS;
@@ -126,8 +121,10 @@ __kernel AS_SUBGROUPS __attribute__((reqd_work_group_size(LANES, SPLIT, 1))) voi
     for (int i = 0; i < SUMS; i++) {
         const int o = (tile + i % ROWS) * LANES + lane, t = t0 + i / ROWS;
         if (o < rows && t < tokens) {
-            const float more = has_bias ? LOAD(ACT, bias, first + o) : 0.0f;
-            STORE(ACT, out, (size_t)t * width + first + o, sums[i] + more);
+            const size_t at = (size_t)t * width + first + o;
+            float more = has_bias ? LOAD(ACT, bias, first + o) : 0.0f;
+            if (has_residual) more += LOAD(ACT, residual, at);
+            STORE(ACT, out, at, sums[i] + more);
         }
     }
 }

@@ -10,6 +10,25 @@
 // side by side, then the running softmax, then values, each work-item for its own elements.
 #include "storage.cl"
 
+// Keys are read by one work-item each; or, where SUBGROUPS is their size, by a subgroup each, whose
+// lanes read it side by side and add up.
+#if SUBGROUPS
+#pragma OPENCL EXTENSION cl_intel_subgroups : enable
+#define AS_SUBGROUPS __attribute__((intel_reqd_sub_group_size(SUBGROUPS)))
+#define FIRST_KEY get_sub_group_id()
+#define NEXT_KEY (LOCAL / SUBGROUPS)
+#define KEY_LANE get_sub_group_local_id()
+#define KEY_LANES SUBGROUPS
+#define ADDED sub_group_reduce_add
+#else
+#define AS_SUBGROUPS
+#define FIRST_KEY item
+#define NEXT_KEY LOCAL
+#define KEY_LANE 0
+#define KEY_LANES 1
+#define ADDED
+#endif
+
 #if LOCAL > 1
 #define SYNC barrier(CLK_LOCAL_MEM_FENCE)
 #else
@@ -66,7 +85,7 @@ inline int sequence_of(int t, __global const int *query_starts, int seqs) {
     return s;
 }
 
-__kernel void paged_attention(
+__kernel AS_SUBGROUPS void paged_attention(
 #if SPLITS
     OUT(float, out),
 #else
@@ -121,23 +140,23 @@ __kernel void paged_attention(
         for (int i = 0; i < HEADS * WIDE; i++) sums[i] = 0.0f;
         for (int tile = from; tile < to; tile += KEYS) {
             const int keys = min(KEYS, to - tile);
-            for (int j = item; j < keys; j += LOCAL) {
+            for (int j = FIRST_KEY; j < keys; j += NEXT_KEY) {
                 const int key = tile + j;
                 const size_t row = (size_t)blocks[key / block_size] * block_size
                     + key % block_size;
                 __global const STORED(CACHE) *k = k_cache + (row * kv_heads + kv_head) * HEAD_DIM;
                 KEY dot[HEADS];
                 for (int h = 0; h < HEADS; h++) dot[h] = 0.0f;
-                for (int i = 0; i < HEAD_DIM; i += K_VECTOR) {
+                for (int i = KEY_LANE * K_VECTOR; i < HEAD_DIM; i += KEY_LANES * K_VECTOR) {
                     const KEY part = LOAD_KEY(CACHE, k, i);
                     for (int h = 0; h < HEADS; h++) {
                         dot[h] = mad(part, QUERY_AT(query + h * HEAD_DIM + i), dot[h]);
                     }
                 }
                 for (int h = 0; h < HEADS; h++) {
-                    float score = scale * KEY_SUM(dot[h]);
+                    float score = scale * ADDED(KEY_SUM(dot[h]));
                     if (cap > 0.0f) score = cap * tanh(score / cap);
-                    scores[h * KEYS + j] = score;
+                    if (KEY_LANE == 0) scores[h * KEYS + j] = score;
                 }
             }
             SYNC;

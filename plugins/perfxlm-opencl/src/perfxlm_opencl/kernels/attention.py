@@ -1,9 +1,11 @@
 """Attention over the paged cache, and the writing of the cache."""
 
 from dataclasses import replace
+from typing import Any
 
 from perfxlm_core import ops
 from perfxlm_core.plugin import Attributes, Dims, Launch, Site
+from perfxlm_opencl.device import OpenClDevice
 from perfxlm_opencl.kernels.collection import ACTIVATIONS, CACHES, kernels
 from perfxlm_opencl.launch import (
     ClLaunch,
@@ -17,6 +19,7 @@ from perfxlm_opencl.launch import (
     launch,
     shape_of,
 )
+from perfxlm_opencl.programs import Defines, work_group_limit
 
 
 @kernels.binds(ops.store_kv, dtypes=ACTIVATIONS, cache_dtypes=CACHES)
@@ -117,11 +120,8 @@ def _context(site: Site) -> int:
 
 
 def _attention(site: Site, *, splits: bool) -> ClLaunch:
-    device = device_of(site)
     defines = {**_defines(site), "SPLITS": int(splits)}
-    program, items = device.programs.fitted(
-        "paged.cl", "paged_attention", defines, device.profile.row_items
-    )
+    program, items = _program(device_of(site), defines)
     scale, cap = site.attrs.scale, site.attrs.soft_cap
     tokens, heads, size = shape_of(site, "q")
     seqs, max_blocks = shape_of(site, "block_tables")
@@ -144,10 +144,27 @@ def _attention(site: Site, *, splits: bool) -> ClLaunch:
     )  # fmt: skip
 
 
+def _program(device: OpenClDevice, defines: Defines) -> tuple[Any, int]:
+    """The program and the work-items of a group; with subgroups where kernels can require them.
+
+    Only by Intel's extension: some drivers of others end where they compile reductions.
+    """
+    profile, items = device.profile, device.profile.row_items
+    size = profile.subgroup if device.facts.has("cl_intel_required_subgroup_size") else 0
+    if size and profile.name == "intel" and items % size == 0:
+        program = device.programs.attempt(
+            "paged.cl", {**defines, "SUBGROUPS": size, "LOCAL": items}
+        )
+        if program and items <= work_group_limit(device.device, program, "paged_attention"):
+            return program, items
+    plain = {**defines, "SUBGROUPS": 0}
+    return device.programs.fitted("paged.cl", "paged_attention", plain, items)
+
+
 def _merge(site: Site) -> ClLaunch:
     device = device_of(site)
     tokens, heads, _ = shape_of(site, "q")
-    defines = {**_defines(site), "SPLITS": 1}
+    defines = {**_defines(site), "SPLITS": 1, "SUBGROUPS": 0}
     program, items = device.programs.fitted(
         "paged.cl", "merge_splits", defines, device.profile.row_items
     )

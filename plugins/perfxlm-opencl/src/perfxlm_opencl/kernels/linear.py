@@ -1,22 +1,19 @@
 """Products with weights of any format."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import pyopencl as cl
-
 from perfxlm_core import ops
-from perfxlm_core.plugin import FORMATS, Dim, Launch, Site
+from perfxlm_core.plugin import Dim, Launch, Site
 from perfxlm_opencl.kernels.collection import ACTIVATIONS, WEIGHTS, kernels
-from perfxlm_opencl.kernels.packing import UNIT, Packed
 from perfxlm_opencl.kernels.parameters import AHEAD, TABLES, Shape, fitted, spread
+from perfxlm_opencl.kernels.tiles import Defines, Reads, dot_of, formats, packed_of
 from perfxlm_opencl.kernels.tuned import tuned
 from perfxlm_opencl.kernels.weights import (
     Part,
     format_defines,
-    lane_defines,
     layout_of,
     parts_of,
     row_bytes,
@@ -26,38 +23,45 @@ from perfxlm_opencl.launch import (
     Chain,
     ClLaunch,
     Length,
-    Picture,
     Tiles,
     Units,
     chain,
     constant,
     count,
     device_of,
-    dtype_of,
     kind_of,
     launch,
     shape_of,
 )
-from perfxlm_opencl.programs import work_group_limit
 
+BESIDE = 128
+"""Rows beside each other, of a work-group that rounds activations of several tokens."""
 GENERIC = ((1, Shape(1, 1, 64)), (1 << 30, Shape(1, 8, 64)))
 """What every device runs, for weights that are not packed: one token at a time, or eight."""
 
 
 @kernels.binds(ops.linear, dtypes=ACTIVATIONS, formats=WEIGHTS)
 def linear(site: Site) -> Launch:
-    """In float, with a shape for one token, for a few and for many."""
+    """With a shape for one token, for a few and for many."""
+    return linear_as_filed(site) if layout_of(site, "weight") is None else linear_on_tiles(site)
+
+
+def linear_on_tiles(site: Site) -> ClLaunch | Chain:
+    """The same with a weight that this device packs; a residual is added where one is given.
+
+    Products are those of bytes where the node and the device allow that.
+    """
     device = device_of(site)
-    if layout_of(site, "weight") is None:
-        return linear_as_filed(site)
-    columns, tokens = constant(site, "weight", 1), count(shape_of(site, "x")[:-1])
+    tokens = count(shape_of(site, "x")[:-1])
     made: list[ClLaunch] = []
     for part in parts_of(site, "weight"):
         make = partial(_on_tiles, site, part, tokens)
         for when, most, shape in _steps(TABLES[device.profile.name].shapes, tokens):
-            shape = fitted(shape, device.profile, device.facts, columns)
-            best = tuned(site, part.rows, most, shape, make)
-            made.append(replace(make(best), when=when))
+            shape = fitted(shape, device.profile, device.facts)
+            found = _rounded(site, part, tokens, shape)
+            if found is None:
+                found = make(tuned(site, part.rows, most, shape, make))
+            made.append(replace(found, when=when))
     return made[0] if len(made) == 1 else chain(*made)
 
 
@@ -108,7 +112,7 @@ def _on_rows(site: Site, part: Part, tokens: Length, shape: Shape) -> ClLaunch:
         "linear",
         [
             "out", "x", Units(part.memory), "bias", tokens, part.rows, columns,
-            row_bytes(site, "weight"), part.first, rows, _has_bias(site),
+            row_bytes(site, "weight"), part.first, rows, has(site, "bias"),
         ],
         [Tiles(part.rows, shape.rows * items), Tiles(tokens, shape.tokens)],
         [items, 1],
@@ -120,83 +124,62 @@ def _on_rows(site: Site, part: Part, tokens: Length, shape: Shape) -> ClLaunch:
 
 
 def _on_tiles(site: Site, part: Part, tokens: Length, shape: Shape) -> ClLaunch:
-    """The weight in tiles; read as an image, or in blocks by subgroups, where the device can."""
-    packed = packed_of(part)
-    rows, columns = constant(site, "weight", 0), packed.columns
-    picture = picture_of(site, part)
-    program, split, special = _program(site, packed, shape, picture is not None)
-    read: list[Argument] = [picture] if picture is not None and special else []
-    return launch(
-        site,
-        "linear_lanes.cl",
-        "linear_lanes",
-        [
-            "out", "x", Units(part.memory, UNIT // 4), *read, packed.unit_bytes // UNIT, "bias",
-            tokens, part.rows, columns, part.first, rows, _has_bias(site),
-        ],
-        [Tiles(part.rows, packed.layout.lanes * shape.rows), Tiles(tokens, shape.tokens)],
-        [packed.layout.lanes, split],
-        program=program,
-    )  # fmt: skip
-
-
-def _program(site: Site, packed: Packed, shape: Shape, picture: bool) -> tuple[Any, int, bool]:
-    """The program, its split as its compiled kernel allows, whether it has the special reads."""
-    device, lanes = device_of(site), packed.layout.lanes
-    defines: dict[str, str | int] = {
+    """The weight in tiles, products in float."""
+    reads = Reads.of(site, ["weight"], [part])
+    defines: Defines = {
         "ACT": kind_of(site, "x"), "TOKENS": shape.tokens, "ROWS": shape.rows,
-        **format_defines(site, "weight"), **lane_defines(packed),
+        **format_defines(site, "weight"),
     }  # fmt: skip
-    extra = special_defines(site, packed, picture)
-    split = shape.split
-    while True:
-        program = None
-        if extra:
-            program = device.programs.attempt(
-                "linear_lanes.cl", {**defines, **extra, "SPLIT": split}
-            )
-        special = program is not None
-        if program is None:
-            program = device.programs.build("linear_lanes.cl", {**defines, "SPLIT": split})
-        if split == 1 or lanes * split <= work_group_limit(device.device, program, "linear_lanes"):
-            return program, split, special
-        split //= 2
+    kernel = "linear_lanes"
+    made = reads.program(site, "linear_lanes.cl", kernel, defines, shape.split, reads.options())
+    assert made is not None
+    groups = [Tiles(part.rows, reads.layout.lanes * shape.rows), Tiles(tokens, shape.tokens)]
+    return _tiled(site, part, tokens, reads, "linear_lanes.cl", kernel, made, groups)
 
 
-def special_defines(site: Site, packed: Packed, picture: bool) -> dict[str, str | int]:
-    """Defines of the reads that suit the device best, if it has any."""
-    if picture:
-        return {"IMAGE": 1}
-    lanes = packed.layout.lanes
-    if packed.layout.words == 1 and device_of(site).profile.subgroup == lanes == 16:
-        return {"BLOCK_READS": 1}
-    return {}
-
-
-def picture_of(site: Site, part: Part) -> Picture | None:
-    """A packed weight as an image, where the profile reads weights so and the image can hold it."""
-    device, packed = device_of(site), packed_of(part)
-    if not device.profile.images or packed.layout.words != 4 or isinstance(part.memory, str):
+def _rounded(site: Site, part: Part, tokens: Length, shape: Shape) -> ClLaunch | None:
+    """The weight in tiles, products of bytes; None where that is not allowed, or refused."""
+    dot = dot_of(site, "weight")
+    if not dot:
         return None
-    if dtype_of(site, "weight") not in FORMATS:
+    reads = Reads.of(site, ["weight"], [part])
+    lanes, one = reads.layout.lanes, shape.tokens == 1
+    options = [o for o in reads.options(dot) if o.get("DOT")]
+    source, kernel = ("fused_lanes.cl", "linear_staged") if one else ("linear_dot.cl", "linear_dot")
+    defines: Defines = {"ACT": kind_of(site, "x")}
+    defines |= {"LINEAR": 1, **formats(site, "weight")[0]} if one else {
+        "TOKENS": shape.tokens, **format_defines(site, "weight")
+    }  # fmt: skip
+    split = shape.split if one else max(1, BESIDE // lanes)
+    made = reads.program(site, source, kernel, defines, split, options)
+    if made is None:
         return None
-    region = part.memory.handle
-    pixels = region.memory.size // UNIT
-    if pixels > device.facts.image_buffer:
-        return None
-    pixel = cl.ImageFormat(cl.channel_order.RGBA, cl.channel_type.UNSIGNED_INT32)
-    with device.errors("making an image of a weight"):
-        image = cl.create_image(
-            device.context, cl.mem_flags.READ_ONLY, pixel, shape=(pixels,), buffer=region.memory
-        )
-    return Picture(image, region.offset // UNIT)
+    per = 2 * lanes if one else made[1] * lanes
+    groups = [Tiles(part.rows, per), Tiles(tokens, shape.tokens)]
+    return _tiled(site, part, tokens, reads, source, kernel, made, groups)
 
 
-def packed_of(part: Part) -> Packed:
-    """Sizes of a part that is packed."""
-    assert part.packed is not None
-    return part.packed
+def _tiled(
+    site: Site,
+    part: Part,
+    tokens: Length,
+    reads: Reads,
+    source: str,
+    kernel: str,
+    made: tuple[Any, int, Defines],
+    groups: Sequence[Tiles],
+) -> ClLaunch:
+    """A launch of a kernel with the arguments of `linear_lanes`."""
+    program, split, chosen = made
+    arguments: list[Argument] = [
+        "out", "x", *reads.arguments(0, chosen), "bias", "residual", tokens, part.rows,
+        packed_of(part).columns, part.first, constant(site, "weight", 0), has(site, "bias"),
+        has(site, "residual"),
+    ]  # fmt: skip
+    local = [reads.layout.lanes, split]
+    return launch(site, source, kernel, arguments, groups, local, program=program)
 
 
-def _has_bias(site: Site) -> int:
-    return int(site.operands["bias"] is not None)
+def has(site: Site, name: str) -> int:
+    """Whether an input is given: 1 or 0."""
+    return int(site.operands.get(name) is not None)

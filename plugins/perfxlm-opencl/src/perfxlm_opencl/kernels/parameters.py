@@ -80,7 +80,7 @@ TABLES = MappingProxyType(
 """What each profile uses where nothing was tuned."""
 
 
-def valid(shape: Shape, profile: Profile, facts: Facts, columns: int) -> bool:
+def valid(shape: Shape, profile: Profile, facts: Facts) -> bool:
     """Whether a shape can run: its group, its local memory and its registers are not too large."""
     layout = TABLES[profile.name].layout
     if layout is not None and shape.items != layout.lanes:
@@ -93,7 +93,6 @@ def valid(shape: Shape, profile: Profile, facts: Facts, columns: int) -> bool:
         shape.items * shape.split <= min(profile.max_items, facts.max_work_group)
         and scratch <= facts.local_memory
         and sums <= (REGISTERS if layout is not None else REGISTERS // 2)
-        and shape.split <= max(1, columns // 32)
     )
 
 
@@ -105,7 +104,7 @@ def candidates(profile: Profile, facts: Facts, columns: int, tokens: int) -> Ite
     at_once = [t for t in (1, 2, 4, 8, 12, 16) if t < 2 * tokens]
     for rows, some, side, split in product((1, 2, 4, 8), at_once, items, splits):
         shape = Shape(rows, some, side, split)
-        if valid(shape, profile, facts, columns):
+        if split <= max(1, columns // 32) and valid(shape, profile, facts):
             yield shape
 
 
@@ -117,9 +116,9 @@ def spread(shape: Shape, facts: Facts, rows: int) -> Shape:
     return replace(shape, items=items)
 
 
-def fitted(shape: Shape, profile: Profile, facts: Facts, columns: int) -> Shape:
-    """The shape with a split that the device and the columns allow."""
+def fitted(shape: Shape, profile: Profile, facts: Facts) -> Shape:
+    """The shape with a split that the device allows; the same for all columns, to save programs."""
     split = shape.split
-    while split > 1 and not valid(replace(shape, split=split), profile, facts, columns):
+    while split > 1 and not valid(replace(shape, split=split), profile, facts):
         split //= 2
     return replace(shape, split=split)

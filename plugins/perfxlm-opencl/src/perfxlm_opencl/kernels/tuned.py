@@ -35,7 +35,7 @@ def tuned(site: Site, rows: int, most: int, shape: Shape, make: Make) -> Shape:
         f"linear {dtype_of(site, 'weight')} {dtype_of(site, 'x')} {rows}x{columns}, "
         f"up to {min(most, MANY)} tokens"
     )
-    found = _known(device, name, columns)
+    found = _known(device, name)
     if found is not None:
         return found
     if device.tuned.lines is None:
@@ -47,12 +47,12 @@ def tuned(site: Site, rows: int, most: int, shape: Shape, make: Make) -> Shape:
     return best
 
 
-def _known(device: OpenClDevice, name: str, columns: int) -> Shape | None:
+def _known(device: OpenClDevice, name: str) -> Shape | None:
     kept = device.tuned.find(name)
     if kept is None or set(kept) != {f.name for f in fields(Shape)}:
         return None
     shape = Shape(**kept)
-    return shape if valid(shape, device.profile, device.facts, columns) else None
+    return shape if valid(shape, device.profile, device.facts) else None
 
 
 def _search(

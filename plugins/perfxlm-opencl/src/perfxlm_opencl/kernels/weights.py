@@ -108,11 +108,5 @@ def format_defines(site: Site, name: str) -> dict[str, str]:
 
 
 def lane_defines(packed: Packed) -> dict[str, int]:
-    """Sizes of a packed weight, as cl/lanes.cl wants them."""
-    return {
-        "LANES": packed.layout.lanes,
-        "WORDS": packed.layout.words,
-        "UNITS": packed.cut.unit_count,
-        "EXTRA": packed.cut.extra_size,
-        "BLOCK": packed.cut.weights,
-    }
+    """Sizes of tiles, as cl/lanes.cl wants them."""
+    return {"LANES": packed.layout.lanes, "WORDS": packed.layout.words}
