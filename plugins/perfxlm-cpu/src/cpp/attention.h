@@ -5,7 +5,8 @@
 // keys at a time, with the running maximum and sum of an online softmax. That begins anew with each
 // part of `kPartKeys` keys, counted from the sequence's first, and the parts' results are put
 // together in order. So a row's result has the same bits whatever else is in the batch, and whether
-// one thread does all parts or, for the few items that are too long for one, each does some.
+// one thread does all parts or, for items that are too long for one, each does some. Those are done
+// part by part, all heads of a part one after the other: a token's keys lie side by side in memory.
 #pragma once
 
 #include "attention_tile.h"
@@ -96,22 +97,31 @@ inline Range visible_keys(const Attention& a, const Item& item) {
   return {oldest > 0 ? oldest : 0, item.position + item.tokens};
 }
 
-// One thread's part of an item: `keys` lie within one stretch of `kPartKeys`.
+// Tile of a range of keys that begins at `from`.
+inline Tile tile_at(Range keys, int64_t from) {
+  return {from, keys.begin > from ? keys.begin - from : 0,
+          keys.end - from < kKeyTile ? keys.end - from : (int64_t)kKeyTile};
+}
+
+inline Tile first_tile(Range keys) { return tile_at(keys, keys.begin / kKeyTile * kKeyTile); }
+
+// The range of the part behind `keys`; empty behind the last.
+inline Range part_behind(Range keys, Range seen) {
+  const int64_t end = keys.end + kPartKeys < seen.end ? keys.end + kPartKeys : seen.end;
+  return {keys.end, end};
+}
+
+// One thread's part of an item: `keys` lie within one stretch of `kPartKeys`. `next` is where the
+// thread goes on.
 template <class E>
 inline void attend_part(const Attention& a, const Item& item, const AttentionSpace& s, Range keys,
-                        const Running& to) {
+                        const Running& to, const Item& next_item, const Tile& next) {
   to.clear(item.rows(), padded(a.v_head_dim));
-  const auto tile_at = [&](int64_t from) {
-    return Tile{from, keys.begin > from ? keys.begin - from : 0,
-                keys.end - from < kKeyTile ? keys.end - from : (int64_t)kKeyTile};
-  };
   for (int64_t from = keys.begin / kKeyTile * kKeyTile; from < keys.end; from += kKeyTile) {
-    if (from + kKeyTile < keys.end && item.rows() <= kFewRows) {
-      const Tile next = tile_at(from + kKeyTile);
-      prefetch_rows<E>(a, item, a.k_cache, a.head_dim, next);
-      prefetch_rows<E>(a, item, a.v_cache, a.v_head_dim, next);
-    }
-    attend_tile<E>(a, item, s, tile_at(from), to);
+    const bool more = from + kKeyTile < keys.end;
+    const Ahead<E> ahead = more ? Ahead<E>(a, item, tile_at(keys, from + kKeyTile))
+                                : Ahead<E>(a, next_item, next);
+    attend_tile<E>(a, item, s, tile_at(keys, from), to, ahead);
   }
 }
 
@@ -136,119 +146,156 @@ inline void attend(const Attention& a, const Item& item, const AttentionSpace& s
   const int64_t wide = padded(a.v_head_dim);
   const Running whole(s.whole, kItemRows, wide), part(s.part, kItemRows, wide);
   take_queries(a, item, s);
-  each_part(visible_keys(a, item), [&](Range keys, bool first, bool) {
-    attend_part<E>(a, item, s, keys, first ? whole : part);
+  const Range seen = visible_keys(a, item);
+  each_part(seen, [&](Range keys, bool first, bool) {
+    const Tile next = first_tile(part_behind(keys, seen));
+    attend_part<E>(a, item, s, keys, first ? whole : part, item, next);
     if (!first) add_part(item.rows(), wide, whole, part);
   });
   end_item(a, item, whole);
 }
 
-// Calls `visit` for every item of the batch, in an order that all threads share.
+// A few query tokens of a sequence, with all heads: as many items as `items` says.
+struct Group {
+  int64_t seq, first, tokens, position;
+};
+
+// How heads make items.
+struct Heads {
+  int64_t group, most, kv_heads;  // query heads of a key/value head; of an item; of a token
+
+  explicit Heads(const Attention& a)
+      : group(a.heads / a.kv_heads), most(group < kItemHeads ? group : kItemHeads),
+        kv_heads(a.kv_heads) {}
+
+  int64_t splits() const { return (group + most - 1) / most; }
+  int64_t items() const { return kv_heads * splits(); }
+
+  Item item(const Group& g, int64_t index) const {
+    const int64_t kv = index / splits(), h = index % splits() * most;
+    const int64_t count = group - h < most ? group - h : most;
+    return {g.seq, g.first, g.tokens, kv, kv * group + h, count, g.position};
+  }
+};
+
+// Calls `visit` for every group of the batch, in an order that all threads share.
 template <class Visit>
-inline void each_item(const Attention& a, Visit visit) {
-  const int64_t group = a.heads / a.kv_heads;
-  const int64_t heads = group < kItemHeads ? group : kItemHeads;
-  const int64_t step = kItemRows / heads;
+inline void each_group(const Attention& a, Visit visit) {
+  const int64_t step = kItemRows / Heads(a).most;
   for (int64_t s = 0; s < a.seqs; ++s) {
     const int64_t begin = a.query_starts[s], end = a.query_starts[s + 1];
     for (int64_t first = begin; first < end; first += step) {
       const int64_t tokens = end - first < step ? end - first : step;
-      const int64_t position = a.seq_lens[s] - (end - first);
-      for (int64_t kv = 0; kv < a.kv_heads; ++kv) {
-        for (int64_t h = 0; h < group; h += heads) {
-          const int64_t count = group - h < heads ? group - h : heads;
-          visit(Item{s, first, tokens, kv, kv * group + h, count, position});
-        }
-      }
+      visit(Group{s, first, tokens, a.seq_lens[s] - (end - first)});
     }
   }
 }
 
 // The batch as threads share it. Items with more keys than half of a thread's share of all are long:
-// their parts are spread over the threads. There are fewer than twice as many as threads.
+// their parts are spread over the threads. So are those of few rows from `kLongKeys` on, which wait
+// for memory.
+constexpr int64_t kLongKeys = 512;
+
 struct Sharing {
   int64_t keys = 0, longest = 0;  // keys from which on an item is long
   int64_t parts = 0, rows = 0;    // of long items: all their parts, and the most rows
 
   Sharing(const Attention& a, const Worker& w) {
-    each_item(a, [&](const Item& item) {
-      const Range seen = visible_keys(a, item);
-      keys += seen.end - seen.begin;
+    const Heads heads(a);
+    each_group(a, [&](const Group& group) {
+      const Range seen = visible_keys(a, heads.item(group, 0));
+      keys += heads.items() * (seen.end - seen.begin);
     });
     longest = w.count == 1 ? keys + 1 : keys / (2 * w.count) + 1;
     if (longest <= kPartKeys) longest = kPartKeys + 1;
-    each_item(a, [&](const Item& item) {
+    each_group(a, [&](const Group& group) {
+      const Item item = heads.item(group, 0);
       if (!is_long(a, item)) return;
-      parts += count_parts(visible_keys(a, item));
+      parts += heads.items() * count_parts(visible_keys(a, item));
       rows = rows < item.rows() ? item.rows() : rows;
     });
   }
 
   bool is_long(const Attention& a, const Item& item) const {
     const Range seen = visible_keys(a, item);
-    return seen.end - seen.begin >= longest;
+    const int64_t count = seen.end - seen.begin;
+    return count >= longest || (count >= kLongKeys && item.rows() <= kFewRows);
   }
 };
 
-// Where parts wait to be put together, in the workspace that threads share. There is room for
-// `count` at a time, and for what an item that goes on has so far.
+// Where parts wait to be put together, in the workspace that threads share: room for `count` at a
+// time, and behind them for what each item of a group that goes on has so far.
 struct Slots {
   float* memory;
   int64_t rows, wide, count;
 
   Slots(const Attention& a, const Worker& w, int64_t most_rows)
       : memory((float*)w.shared), rows(most_rows), wide(padded(a.v_head_dim)),
-        count(w.count * kPartsPerThread * kItemRows / most_rows - 2) {}
+        count(w.count * kPartsPerThread * kItemRows / most_rows) {}
 
   Running at(int64_t slot) const {
     return {memory + slot * Running::floats(rows, wide), rows, wide};
   }
-  Running carried(int64_t wave) const { return at(count + wave % 2); }
+  Running carried(int64_t item) const { return at(count + item); }
 };
 
-// Parts [begin, end) of the long items, counted through: those of this thread.
+// Parts [begin, end) of the long items, counted part by part: those of this thread.
 template <class E>
 inline void attend_wave(const Attention& a, const Worker& w, const AttentionSpace& s,
                         const Sharing& sharing, const Slots& slots, int64_t begin, int64_t end) {
+  const Heads heads(a);
   const Range mine = share(end - begin, 1, w.id, w.count);
   int64_t number = -begin;
-  each_item(a, [&](const Item& item) {
-    if (!sharing.is_long(a, item)) return;
-    bool ready = false;
-    each_part(visible_keys(a, item), [&](Range keys, bool, bool) {
-      const int64_t slot = number++;
-      if (slot < mine.begin || slot >= mine.end) return;
-      if (!ready) take_queries(a, item, s);
-      ready = true;
-      attend_part<E>(a, item, s, keys, slots.at(slot));
+  each_group(a, [&](const Group& group) {
+    const Range seen = visible_keys(a, heads.item(group, 0));
+    if (!sharing.is_long(a, heads.item(group, 0))) return;
+    each_part(seen, [&](Range keys, bool, bool) {
+      for (int64_t i = 0; i < heads.items(); ++i) {
+        const int64_t slot = number++;
+        if (slot < mine.begin || slot >= mine.end) continue;
+        const Item item = heads.item(group, i);
+        const bool last = i + 1 == heads.items();
+        const Tile next = first_tile(last ? part_behind(keys, seen) : keys);
+        take_queries(a, item, s);
+        attend_part<E>(a, item, s, keys, slots.at(slot), heads.item(group, last ? 0 : i + 1), next);
+      }
     });
   });
 }
 
-// The same parts put together; an item that began before or goes on behind them is carried.
+// The same parts put together. An item that began before or goes on behind them is carried; the
+// thread that has an item has it in every wave.
 inline void join_wave(const Attention& a, const Worker& w, const AttentionSpace& s,
-                      const Sharing& sharing, const Slots& slots, int64_t wave, int64_t end) {
-  const int64_t wide = slots.wide, begin = wave * slots.count;
+                      const Sharing& sharing, const Slots& slots, int64_t begin, int64_t end) {
+  const Heads heads(a);
+  const int64_t wide = slots.wide;
   const Running whole(s.whole, kItemRows, wide);
-  int64_t number = -begin, items = 0;
-  each_item(a, [&](const Item& item) {
-    if (!sharing.is_long(a, item)) return;
-    const bool mine = items++ % w.count == w.id;
-    each_part(visible_keys(a, item), [&](Range, bool first, bool last) {
-      const int64_t slot = number++;
-      if (!mine || slot < 0 || slot >= end - begin) return;
-      if (first || slot == 0) {
-        whole.clear(item.rows(), wide);
-        if (!first) add_part(item.rows(), wide, whole, slots.carried(wave));
+  int64_t base = 0;  // the group's first part
+  each_group(a, [&](const Group& group) {
+    if (!sharing.is_long(a, heads.item(group, 0))) return;
+    const int64_t parts = count_parts(visible_keys(a, heads.item(group, 0)));
+    for (int64_t i = w.id; i < heads.items(); i += w.count) {
+      const Item item = heads.item(group, i);
+      int64_t added = 0, last = -1;
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t number = base + part * heads.items() + i;
+        if (number < begin || number >= end) continue;
+        if (added++ == 0) {
+          whole.clear(item.rows(), wide);
+          if (part > 0) add_part(item.rows(), wide, whole, slots.carried(i));
+        }
+        add_part(item.rows(), wide, whole, slots.at(number - begin));
+        last = part;
       }
-      add_part(item.rows(), wide, whole, slots.at(slot));
-      if (last) {
+      if (added == 0) continue;
+      if (last == parts - 1) {
         end_item(a, item, whole);
-      } else if (slot == end - begin - 1) {
-        slots.carried(wave + 1).clear(item.rows(), wide);
-        add_part(item.rows(), wide, slots.carried(wave + 1), whole);
+      } else {
+        slots.carried(i).clear(item.rows(), wide);
+        add_part(item.rows(), wide, slots.carried(i), whole);
       }
-    });
+    }
+    base += parts * heads.items();
   });
 }
 
@@ -265,13 +312,16 @@ inline void attend_batch(const Attention& a, const Worker& w) {
       if (wave > 0) w.wait();
       attend_wave<E>(a, w, space, sharing, slots, begin, end);
       w.wait();
-      join_wave(a, w, space, sharing, slots, wave, end);
+      join_wave(a, w, space, sharing, slots, begin, end);
     }
   }
+  const Heads heads(a);
   int64_t number = 0;
-  each_item(a, [&](const Item& item) {
-    if (sharing.is_long(a, item) || number++ % w.count != w.id) return;
-    attend<E>(a, item, space);
+  each_group(a, [&](const Group& group) {
+    if (sharing.is_long(a, heads.item(group, 0))) return;
+    for (int64_t i = 0; i < heads.items(); ++i) {
+      if (number++ % w.count == w.id) attend<E>(a, heads.item(group, i), space);
+    }
   });
 }
 

@@ -189,18 +189,6 @@ inline void find_rows(const Attention& a, const Item& item, const uint8_t* cache
   for (int64_t j = 0; j < tile.skip; ++j) rows[j] = rows[tile.skip];
 }
 
-// Brings a tile's rows nearer while others are being worked on.
-template <class E>
-inline void prefetch_rows(const Attention& a, const Item& item, const uint8_t* cache, int64_t dim,
-                          const Tile& tile) {
-  const typename E::type* rows[kKeyTile];
-  find_rows<E>(a, item, cache, dim, tile, rows);
-  const int64_t bytes = dim * (int64_t)sizeof(typename E::type);
-  for (int64_t j = 0; j < tile.n; ++j) {
-    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch((const char*)rows[j] + at);
-  }
-}
-
 // Caps and masks the scores of a tile, and makes them weights.
 inline void weigh_keys(const Attention& a, const Item& item, const AttentionSpace& s,
                        const Tile& tile, const Running& to) {
@@ -259,10 +247,38 @@ inline void score_keys(const Attention& a, int64_t rows, const AttentionSpace& s
               kKeyTile);
 }
 
+// The rows of a tile to come, brought nearer a few at a time between other work: a processor stands
+// still when more is asked of its memory than it can wait for at once.
+template <class E>
+struct Ahead {
+  const Attention& a;
+  const int32_t* table;
+  int64_t kv_head, key, end;
+
+  Ahead(const Attention& attention, const Item& item, const Tile& tile)
+      : a(attention), table(a.block_tables + item.seq * a.max_blocks), kv_head(item.kv_head),
+        key(tile.from + tile.skip), end(item.rows() <= kFewRows ? tile.from + tile.n : 0) {}
+
+  // Always inlined: GCC drops calls of functions that only prefetch, as if they had no effect.
+  [[gnu::always_inline]] void fetch() {
+    for (const int64_t last = key + kKeyTile / 4; key < last && key < end; ++key) {
+      const int64_t slot = (int64_t)table[key / a.block_size] * a.block_size + key % a.block_size;
+      fetch_row(a.k_cache, slot, a.head_dim);
+      fetch_row(a.v_cache, slot, a.v_head_dim);
+    }
+  }
+
+  [[gnu::always_inline]] void fetch_row(const uint8_t* cache, int64_t slot, int64_t dim) const {
+    const int64_t bytes = dim * (int64_t)sizeof(typename E::type);
+    const uint8_t* row = cache + (slot * a.kv_heads + kv_head) * bytes;
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
+  }
+};
+
 // Scores, softmax, values. For many rows, keys and values are converted once for all.
 template <class E>
 inline void attend_tile(const Attention& a, const Item& item, const AttentionSpace& s,
-                        const Tile& tile, const Running& to) {
+                        const Tile& tile, const Running& to, Ahead<E> ahead) {
   using T = typename E::type;
   const int64_t n = tile.n, wide = padded(a.v_head_dim), rows = item.rows();
   const bool convert = rows > kFewRows;
@@ -270,14 +286,18 @@ inline void attend_tile(const Attention& a, const Item& item, const AttentionSpa
   find_rows<E>(a, item, a.k_cache, a.head_dim, tile, keys);
   find_rows<E>(a, item, a.v_cache, a.v_head_dim, tile, values);
   T* columns = (T*)s.columns;
+  ahead.fetch();
   transpose_keys(keys, n, a.head_dim, columns);
+  ahead.fetch();
   if (convert && sizeof(T) == 2) {
     widen<E>(columns, s.keys, a.head_dim * kKeyTile);
     score_keys<Float32>(a, rows, s, s.keys, n);
   } else {
     score_keys<E>(a, rows, s, columns, n);
   }
+  ahead.fetch();
   weigh_keys(a, item, s, tile, to);
+  ahead.fetch();
   if (convert) {
     for (int64_t j = 0; j < n; ++j) widen<E>(values[j], s.values + j * a.v_head_dim, a.v_head_dim);
     const auto value = [&](int64_t j) { return s.values + j * a.v_head_dim; };

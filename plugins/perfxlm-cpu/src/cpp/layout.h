@@ -26,11 +26,12 @@ constexpr int64_t attention_workspace(int64_t head_dim, int64_t v_head_dim) {
 }
 
 // Parts of long items that wait to be put together, for each thread. Bytes of the workspace that
-// threads share: each part's rows of sums, largest scores and totals.
+// threads share: rows of sums, largest scores and totals, of parts and of every item of a few tokens.
 constexpr int kPartsPerThread = 16;
 
-constexpr int64_t attention_shared(int64_t v_head_dim, int64_t threads) {
-  return 4 * threads * kPartsPerThread * kItemRows * (padded(v_head_dim) + 2);
+constexpr int64_t attention_shared(int64_t v_head_dim, int64_t threads, int64_t heads) {
+  const int64_t rows = (threads * kPartsPerThread + heads) * kItemRows;
+  return 4 * rows * (padded(v_head_dim) + 2);
 }
 
 // Weights packed for linear_int8: how tiles are laid out, and which formats go into which.

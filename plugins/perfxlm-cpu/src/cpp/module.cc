@@ -5,6 +5,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <sys/mman.h>
+
 #include <atomic>
 #include <stdexcept>
 
@@ -43,6 +45,16 @@ void pack_share(const void* context, const Worker& worker) {
   }
 }
 
+// Asks for large pages where memory is about to be written for the first time: fewer faults now, and
+// fewer misses of the translation buffer in every step.
+void prefer_large_pages([[maybe_unused]] uintptr_t address, [[maybe_unused]] int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = 4096;
+  const uintptr_t begin = (address + page - 1) / page * page, end = (address + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 bool pack(Pool& pool, const std::string& variant, int format, uintptr_t source, uintptr_t target,
           int64_t rows, int64_t columns) {
   std::atomic<bool> fits = true;
@@ -53,6 +65,7 @@ bool pack(Pool& pool, const std::string& variant, int format, uintptr_t source, 
                     rows,
                     columns,
                     &fits};
+  prefer_large_pages(target, packed_bytes(tile_kind(format), rows, columns));
   pool.run(pack_share, &job);
   return fits;
 }
@@ -143,7 +156,7 @@ NB_MODULE(_native, m) {
   m.def("packed_bytes", &packed_bytes, "kind"_a, "rows"_a, "columns"_a);
   m.def("linear_int8_workspace", &linear_int8_workspace, "columns"_a);
   m.def("attention_workspace", &attention_workspace, "head_dim"_a, "v_head_dim"_a);
-  m.def("attention_shared", &attention_shared, "v_head_dim"_a, "threads"_a);
+  m.def("attention_shared", &attention_shared, "v_head_dim"_a, "threads"_a, "heads"_a);
 
   nb::dict formats;
   for (int i = 0; i < kFormats; ++i) formats[format_names[i]] = i;

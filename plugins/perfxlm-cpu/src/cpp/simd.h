@@ -50,6 +50,19 @@ inline V load_bytes(const void* p, int64_t bytes) {
   return v;
 }
 
+// Lets the compiler know nothing about a vector any more, so that it neither merges nor hoists, nor
+// puts off what led to it.
+template <class V>
+inline void forget(V& v) {
+#if defined(__x86_64__)
+  asm volatile("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm volatile("" : "+w"(v));
+#else
+  asm volatile("" : "+m"(v));
+#endif
+}
+
 inline F load(const float* p) { return load_as<F>(p); }
 inline void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
 inline F all(float x) { return x - F{}; }
@@ -116,6 +129,10 @@ inline void sum4(F a, F b, F c, F d, float* out) {
 inline float largest(F v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_ps((__m512)v);
+#elif defined(__AVX2__)
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 #else
   float top = v[0];
   for (int i = 1; i < W; ++i) top = v[i] > top ? v[i] : top;
@@ -126,6 +143,10 @@ inline float largest(F v) {
 inline int32_t sum(I v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_epi32((__m512i)v);
+#elif defined(__AVX2__)
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+  s = _mm_add_epi32(s, _mm_unpackhi_epi64(s, s));
+  return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 1)));
 #else
   int32_t s = 0;
   for (int i = 0; i < W; ++i) s += v[i];

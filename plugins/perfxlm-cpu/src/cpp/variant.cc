@@ -6,6 +6,7 @@
 #include "elementwise.h"
 #include "linear.h"
 #include "linear_int8.h"
+#include "packing.h"
 #include "peaks.h"
 #include "rotary.h"
 

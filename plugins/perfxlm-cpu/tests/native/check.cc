@@ -139,7 +139,7 @@ void check_attention(Pool& pool, const Variant& variant, int tokens) {
       }
     }
   }
-  pool.reserve(attention_workspace(dim, dim), attention_shared(dim, pool.threads()));
+  pool.reserve(attention_workspace(dim, dim), attention_shared(dim, pool.threads(), heads));
   std::vector<float> out(q.size(), NAN), last(heads * dim, NAN);
   run(pool, variant, "paged_attention",
       {at(out.data()), at(q.data()), at(keys.data()), at(values.data()), at(table.data()),

@@ -53,7 +53,7 @@ def paged_attention(site: Site) -> Launch:
     pool = made.device.pool
     pool.reserve(
         _native.attention_workspace(head_dim, v_head_dim),
-        _native.attention_shared(v_head_dim, pool.threads),
+        _native.attention_shared(v_head_dim, pool.threads, constant(site, "q", 1)),
     )
     return made
 

@@ -1,5 +1,9 @@
 """Products with weights of any format, and rows of tables."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from perfxlm_core import ops
@@ -8,7 +12,13 @@ from perfxlm_cpu import _native
 from perfxlm_cpu.kernels.collection import ACTIVATIONS, kernels
 from perfxlm_cpu.launch import constant, count, launch, shape_of
 
+if TYPE_CHECKING:
+    from perfxlm_cpu.device import CpuDevice
+
 FORMATS = tuple(_native.FORMATS)
+TILE_ROWS = 16
+PACKED_AT_ONCE = 4 * 2**20
+"""Bytes of a weight's file that are resident beside what they are packed into."""
 PACKED = ("q4_0", "q4_1", "q4_k", "q6_k", "q8_0")
 
 
@@ -59,13 +69,27 @@ def linear_int8(site: Site) -> Launch:
         [count(shape_of(site, "x")[:-1])],
         [rows, columns, kind],
     )
-    pool, variant = made.device.pool, made.device.variant
-    source, target = weight.data.ctypes.data, packed.handle.ctypes.data
-    if not _native.pack(pool, variant, format_id, source, target, rows, columns):
+    if not _pack(made.device, weight, packed.handle):
         return linear(site)
-    weight.release()
-    pool.reserve(_native.linear_int8_workspace(columns))
+    made.device.pool.reserve(_native.linear_int8_workspace(columns))
     return made
+
+
+def _pack(device: CpuDevice, weight: Tensor, target: np.ndarray) -> bool:
+    """Repack a weight a part at a time, and give back the file's pages behind; whether it fits."""
+    rows, columns = weight.shape
+    format_id = _native.FORMATS[weight.format]
+    kind = _native.tile_kind(format_id)
+    row_bytes = weight.nbytes // max(rows, 1)
+    step = max(PACKED_AT_ONCE // max(row_bytes, 1) // TILE_ROWS, 1) * TILE_ROWS
+    fits = True
+    for first in range(0, rows, step):
+        source = weight.data.ctypes.data + first * row_bytes
+        tiles = target.ctypes.data + _native.packed_bytes(kind, first, columns)
+        count = min(step, rows - first)
+        fits &= _native.pack(device.pool, device.variant, format_id, source, tiles, count, columns)
+        weight.release()
+    return fits
 
 
 @kernels.binds(ops.embedding, dtypes=ACTIVATIONS, formats=FORMATS)
