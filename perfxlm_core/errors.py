@@ -9,7 +9,23 @@ class PerfxlmError(Exception):
     """Anything that perfxlm raises on purpose."""
 
 
-class ArgumentError(PerfxlmError, ValueError):
+class ValidationError(PerfxlmError, ValueError):
+    """What a user passed cannot be used; nothing has happened yet.
+
+    Args:
+        parameter: The name of what was passed, where it has one.
+        value: What was passed for it.
+    """
+
+    def __init__(
+        self, message: str = "", *, parameter: str | None = None, value: object = None
+    ) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+        self.value = value
+
+
+class ArgumentError(ValidationError):
     """An argument of a public function has a value that cannot be used."""
 
 
@@ -53,5 +69,9 @@ class MemoryPlanError(PerfxlmError, MemoryError):
     """What was asked for does not fit into the memory that there is."""
 
 
-class RequestError(PerfxlmError, ValueError):
+class RequestError(ValidationError):
     """One request cannot be served; the others go on."""
+
+
+class EngineDeadError(PerfxlmError):
+    """The engine's process has ended; what it ran is lost."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from perfxlm_core.checkpoints.chat_template import ChatTemplate, Message
 from perfxlm_core.checkpoints.detokenize import ByteStream, DecodeStream, WindowStream
+from perfxlm_core.checkpoints.encoding import Encoding, encode
 from perfxlm_core.errors import ArgumentError, ModelError, RequestError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Tokenizer:
         from tokenizers import decoders
 
         self.backend = backend
+        self.name_or_path = ""
         self.special_tokens = dict(special_tokens)
         self.chat_templates = dict(chat_templates or {})
         self.bos_token_id = self._special_id("bos_token")
@@ -114,6 +116,35 @@ class Tokenizer:
             return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise RequestError(f"text {text!r:.80} cannot be encoded: {error}") from error
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        add_special_tokens: bool = True,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_attention_mask: bool = True,
+        **others: object,
+    ) -> Encoding:
+        """Token ids of a text, or of several, as tokenizers of transformers give them.
+
+        Args:
+            truncation: Whether to keep the first `max_length` ids only.
+            others: `padding`, `return_tensors`: only values that ask for neither.
+
+        Raises:
+            ArgumentError: tensors or padding are asked for.
+            RequestError: a text is no string.
+        """
+        return encode(
+            self,
+            text,
+            add_special_tokens=add_special_tokens,
+            truncation=bool(truncation),
+            max_length=max_length,
+            return_attention_mask=return_attention_mask,
+            **others,
+        )
 
     def decode(self, ids: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
         """The text of token ids; bytes that are no UTF-8 become replacement characters.

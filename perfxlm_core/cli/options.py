@@ -92,6 +92,13 @@ def sampling_params(llm: LLM, given: dict[str, Any]) -> SamplingParams:
     return dataclasses.replace(recommended, **(chosen if advised else UNADVISED | chosen))
 
 
+def remote_sampling(given: dict[str, Any]) -> dict[str, Any]:
+    """The same as fields of a request's body; what is left out is the server's to choose."""
+    chosen = {n: given[n] for n in names(_SAMPLING) if given.get(n) is not None}
+    stop = {"stop": list(given["stop"])} if given["stop"] else {}
+    return chosen | stop | {"max_tokens": given["max_tokens"]}
+
+
 def load(model: str, arguments: dict[str, Any]) -> LLM:
     """A model for one user: one sequence at a time, and the memory that this takes.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from perfxlm_core.engine.completion import Completion, Submission, TokenTexts
 from perfxlm_core.engine.detokenizer import Detokenizer
+from perfxlm_core.engine.grammar import Grammar, Grammars
 from perfxlm_core.engine.params import SamplingParams, default_sampling_params
 from perfxlm_core.engine.prompts import Prompt, PromptType, parse_prompt
 from perfxlm_core.engine.request import Request
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from perfxlm_core.engine.runner import Tokenizer
+    from perfxlm_core.engine.structured_params import StructuredOutputsParams
 
 _TOKENIZATION = frozenset({"add_special_tokens", "truncate_prompt_tokens"})
 
@@ -29,6 +31,7 @@ class Admission:
         max_model_len: Tokens that a prompt and its output can have together.
         generation_config: The model's, for its defaults and end-of-sequence tokens.
         seed: Of requests without a seed of their own.
+        structured_outputs_config: Defaults of requests that have a constraint.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Admission:
         max_logprobs: int = 20,
         generation_config: Mapping[str, Any] | None = None,
         seed: int = 0,
+        structured_outputs_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
@@ -47,14 +51,33 @@ class Admission:
         self.max_logprobs = max_logprobs
         self.generation_config = generation_config or {}
         self.seed = seed
+        self._structured_config = structured_outputs_config or {}
         self.eos_token_id = tokenizer.eos_token_id if tokenizer is not None else None
         self._eos_ids = _eos_ids(self.generation_config, tokenizer)
+        self._grammars = Grammars(tokenizer, vocab_size, self._eos_ids)
         self._texts = TokenTexts(tokenizer)
         self._orders = count()
 
     def default_params(self) -> SamplingParams:
         """The model's recommended parameters."""
         return default_sampling_params(self.generation_config)
+
+    def checked(
+        self,
+        prompt: PromptType | Prompt,
+        params: SamplingParams | None = None,
+        tokenization: Mapping[str, Any] | None = None,
+    ) -> tuple[Prompt, list[int], SamplingParams]:
+        """A prompt in the engine's terms, its token ids, and a copy of the parameters.
+
+        Raises:
+            ArgumentError: the prompt or the parameters cannot be used.
+            RequestError: the prompt does not fit.
+        """
+        params = self.default_params() if params is None else _copied(params)
+        self._check_params(params)
+        parsed = prompt if isinstance(prompt, Prompt) else parse_prompt(prompt)
+        return parsed, self._token_ids(parsed, _tokenization(params, tokenization)), params
 
     def submission(
         self,
@@ -65,17 +88,18 @@ class Admission:
         priority: int = 0,
         arrival_time: float | None = None,
         tokenization: Mapping[str, Any] | None = None,
+        client: str = "",
     ) -> Submission:
         """A checked submission.
+
+        Args:
+            client: Whose it is; those of different clients are started in turns.
 
         Raises:
             ArgumentError: the prompt or the parameters cannot be used.
             RequestError: the prompt does not fit.
         """
-        params = self.default_params() if params is None else _copied(params)
-        self._check_params(params)
-        parsed = prompt if isinstance(prompt, Prompt) else parse_prompt(prompt)
-        ids = self._token_ids(parsed, dict(tokenization or {}))
+        parsed, ids, params = self.checked(prompt, params, tokenization)
         params.update_from_generation_config({"eos_token_id": self._eos_ids}, self.eos_token_id)
         eos = None if params.ignore_eos else self.eos_token_id
         stop_ids = frozenset(params.stop_token_ids or ()) | ({eos} if eos is not None else set())
@@ -93,6 +117,7 @@ class Admission:
         bad_words = self._bad_words(params)
         for index in range(params.n):
             completion = self._completion(submission, index, bad_words, priority, parsed.cache_salt)
+            completion.request.client = client
             submission.completions.append(completion)
         return submission
 
@@ -122,8 +147,13 @@ class Admission:
             stop_token_ids=submission.stop_ids,
             bad_words=bad_words,
             seed=self._seed(params, order, index),
+            grammar=self._grammar(params),
         )
         return Completion(submission, index, request, sampler, self._detokenizer(params, request))
+
+    def _grammar(self, params: SamplingParams) -> Grammar | None:
+        structured = params.structured_outputs
+        return None if structured is None else self._grammars.grammar(structured)
 
     def _seed(self, params: SamplingParams, order: int, index: int) -> list[int]:
         if params.seed is None:
@@ -146,8 +176,22 @@ class Admission:
 
     def _check_params(self, params: SamplingParams) -> None:
         params.check_for(self.vocab_size, self.max_logprobs)
+        if params.structured_outputs is not None:
+            self._check_structured(params, params.structured_outputs)
         if self.tokenizer is None and (params.stop_strings or params.bad_words):
             raise ArgumentError("stop and bad_words need a tokenizer, and there is none")
+
+    def _check_structured(
+        self, params: SamplingParams, structured: StructuredOutputsParams
+    ) -> None:
+        if params.ignore_eos:
+            raise ArgumentError(
+                "ignore_eos=True does not go with structured_outputs: the output ends where the "
+                "constraint does",
+                parameter="ignore_eos",
+            )
+        params.structured_outputs = structured.with_defaults(self._structured_config)
+        self._grammars.grammar(params.structured_outputs)
 
     def _token_ids(self, prompt: Prompt, tokenization: dict[str, Any]) -> list[int]:
         unknown = sorted(tokenization.keys() - _TOKENIZATION)
@@ -205,6 +249,11 @@ class Admission:
                 if ids and ids not in found:
                     found.append(ids)
         return found
+
+
+def _tokenization(params: SamplingParams, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    kept = params.truncate_prompt_tokens
+    return {**({} if kept is None else {"truncate_prompt_tokens": kept}), **(given or {})}
 
 
 def _copied(params: object) -> SamplingParams:

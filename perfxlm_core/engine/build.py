@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING
 
-from perfxlm_core.engine.engine import Engine
+from perfxlm_core.engine.llm_engine import LLMEngine
 from perfxlm_core.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from perfxlm_core.engine.config import EngineConfig
 
 
-def build_engine(config: EngineConfig) -> Engine:
+def build_engine(config: EngineConfig) -> LLMEngine:
     """Load the model that `config` names and put an engine on it.
 
     Raises:
@@ -36,10 +37,13 @@ def build_engine(config: EngineConfig) -> Engine:
             f"{checkpoint.kind}; leave it out: weights keep their file's format"
         )
     options = LoadOptions(**{f.name: getattr(config, f.name) for f in fields(LoadOptions)})
-    runner = load_runner(checkpoint, device, plugins.registry, options)
+    load = partial(load_runner, checkpoint, device, plugins.registry, options)
     found = checkpoint.generation_config
     generation_config = found if config.generation_config == "auto" else _only_eos(found)
-    return Engine(runner, _tokenizer(checkpoint, config), config, generation_config)
+    generation_config = {**generation_config, **config.override_generation_config}
+    engine = LLMEngine(load(), _tokenizer(checkpoint, config), config, generation_config)
+    engine.reload = load
+    return engine
 
 
 def _tokenizer(checkpoint: Checkpoint, config: EngineConfig) -> Tokenizer | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeAlias
 
+from perfxlm_core.engine.flat_logprobs import FlatLogprobs
 from perfxlm_core.engine.outputs import (
     CompletionOutput,
     Logprob,
@@ -13,7 +15,7 @@ from perfxlm_core.engine.outputs import (
 )
 from perfxlm_core.engine.params import RequestOutputKind
 from perfxlm_core.engine.request import FinishReason
-from perfxlm_core.engine.sampler import raw_logprobs
+from perfxlm_core.engine.sampler import raw_logprobs, raw_logprobs_of
 
 if TYPE_CHECKING:
     from perfxlm_core.engine.detokenizer import Detokenizer
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from perfxlm_core.engine.request import Request
     from perfxlm_core.engine.runner import Tokenizer
     from perfxlm_core.engine.sampler import Floats, RequestSampler
+
+
+Logprobs: TypeAlias = list[TokenLogprobs] | FlatLogprobs
 
 
 class TokenTexts:
@@ -58,10 +63,11 @@ class Completion:
         self.sampler = sampler
         self.detokenizer = detokenizer
         self.token_ids = sampler.output_token_ids
-        self.logprobs: list[TokenLogprobs] | None = None
+        self.logprobs: Logprobs | None = None
         self.cumulative_logprob: float | None = None
         if submission.params.logprobs is not None:
-            self.logprobs, self.cumulative_logprob = [], 0.0
+            self.logprobs = FlatLogprobs() if submission.params.flat_logprobs else []
+            self.cumulative_logprob = 0.0
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
         self._sent_tokens = self._sent_chars = 0
@@ -76,7 +82,11 @@ class Completion:
         count = self.submission.params.logprobs
         if count is None or self.logprobs is None or self.cumulative_logprob is None:
             return
-        entry = self.submission.token_logprobs(row, token_id, count)
+        wanted = self.submission.params.logprob_token_ids
+        if wanted is None:
+            entry = self.submission.token_logprobs(raw_logprobs(row, token_id, count))
+        else:
+            entry = self.submission.token_logprobs(raw_logprobs_of(row, (token_id, *wanted)))
         self.logprobs.append(entry)
         self.cumulative_logprob += entry[token_id].logprob
 
@@ -110,7 +120,7 @@ class Completion:
 
     def cumulative(self) -> CompletionOutput:
         """Everything so far."""
-        logprobs = None if self.logprobs is None else list(self.logprobs)
+        logprobs = None if self.logprobs is None else self.logprobs[:]
         return self._output(self._text(), list(self.token_ids), logprobs)
 
     def delta(self) -> CompletionOutput:
@@ -128,7 +138,7 @@ class Completion:
         return self.detokenizer.text[: self.detokenizer.num_safe]
 
     def _output(
-        self, text: str, token_ids: list[int], logprobs: list[TokenLogprobs] | None
+        self, text: str, token_ids: list[int], logprobs: Logprobs | None
     ) -> CompletionOutput:
         reason = None if self.finish_reason is None else self.finish_reason.value
         return CompletionOutput(
@@ -170,26 +180,24 @@ class Submission:
         self.eos_token_id = eos_token_id
         self.completions: list[Completion] = []
         self.error: str | None = None
-        self.prompt_logprobs: list[TokenLogprobs | None] | None = None
+        self.prompt_logprobs: list[TokenLogprobs | None] | FlatLogprobs | None = None
         if params.prompt_logprobs is not None:
-            self.prompt_logprobs = [None]
+            self.prompt_logprobs = FlatLogprobs() if params.flat_logprobs else []
+            self.prompt_logprobs.append(None)
         self.stats = RequestStateStats(arrival_time=arrival_time, queued_ts=queued_ts)
         self._texts = texts
+        self._num_told = 0
 
     @property
     def finished(self) -> bool:
         """Whether every completion has ended."""
         return all(c.finish_reason is not None for c in self.completions)
 
-    def token_logprobs(self, row: Floats, token_id: int, count: int) -> TokenLogprobs:
-        """Log-probabilities of a token and of the `count` likeliest ones, by token id.
-
-        Args:
-            row: [vocab] float32 raw logits.
-        """
+    def token_logprobs(self, found: Iterable[tuple[int, float, int]]) -> TokenLogprobs:
+        """Log-probabilities by token id, from (id, logprob, rank)."""
         text = self._texts if self.params.detokenize else lambda _: None
         entry: TokenLogprobs = {}
-        for token, logprob, rank in raw_logprobs(row, token_id, count):
+        for token, logprob, rank in found:
             entry.setdefault(token, Logprob(logprob, rank, text(token)))
         return entry
 
@@ -203,7 +211,7 @@ class Submission:
         if self.prompt_logprobs is None or count is None:
             return
         for row, token_id in zip(logits, self.prompt_token_ids[first + 1 :], strict=False):
-            self.prompt_logprobs.append(self.token_logprobs(row, token_id, count))
+            self.prompt_logprobs.append(self.token_logprobs(raw_logprobs(row, token_id, count)))
 
     def note_token(self, now: float) -> None:
         """Keep the statistics: one more token at this time of the monotonic clock."""
@@ -214,9 +222,21 @@ class Submission:
         stats.num_generation_tokens += 1
         stats.last_token_ts = now
 
+    def _is_due(self) -> bool:
+        """Whether `stream_interval` tokens a completion have come since the last output."""
+        interval, count = self.params.stream_interval, self.stats.num_generation_tokens
+        if interval is None:
+            return True
+        due = self._num_told == 0 or count - self._num_told >= interval * len(self.completions)
+        if due:
+            self._num_told = count
+        return due
+
     def output(self) -> RequestOutput | None:
         """What this step has to tell the user; None if nothing."""
         kind, finished = self.params.output_kind, self.finished
+        if not finished and not self._is_due():
+            return None
         if kind is RequestOutputKind.DELTA:
             outputs = [c.delta() for c in self.completions if c.has_news]
         elif kind is RequestOutputKind.CUMULATIVE or finished:

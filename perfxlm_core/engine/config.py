@@ -43,8 +43,12 @@ class EngineConfig:
             engine's own. End-of-sequence tokens are the model's either way.
         revision: Of the model, if it comes from a hub.
         chat_template: Jinja source used instead of the model's.
+        override_generation_config: Replacements among the model's defaults for sampling.
         hf_overrides: Replacements of settings in the model's configuration.
         kernels: Operator to vendor, where two vendors' kernels tie.
+        profiler_config: Where traces go: `torch_profiler_dir`.
+        structured_outputs_config: Defaults of requests: `disable_any_whitespace`,
+            `disable_additional_properties`; a `backend` makes no difference.
 
     Raises:
         ArgumentError: a value is outside its range.
@@ -72,8 +76,11 @@ class EngineConfig:
     generation_config: str = "auto"
     revision: str | None = None
     chat_template: str | None = None
+    override_generation_config: Mapping[str, Any] = field(default_factory=dict)
     hf_overrides: Mapping[str, Any] = field(default_factory=dict)
     kernels: Mapping[str, str] = field(default_factory=dict)
+    profiler_config: Mapping[str, Any] | None = None
+    structured_outputs_config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, most in _COUNTS.items():
@@ -83,6 +90,8 @@ class EngineConfig:
         _one_of("quantization", self.quantization, (None, "gguf"))
         _one_of("scheduling_policy", self.scheduling_policy, POLICIES)
         _one_of("generation_config", self.generation_config, ("auto", "vllm"))
+        for name in _MAPPINGS:
+            self._check_mapping(name)
         share = self.gpu_memory_utilization
         if not 0 < share <= 1:
             raise ArgumentError(
@@ -95,6 +104,18 @@ class EngineConfig:
                 f"max_num_batched_tokens={self.max_num_batched_tokens} must be at least "
                 f"max_num_seqs={self.max_num_seqs}: every running request takes a token a step"
             )
+
+    @property
+    def model_config(self) -> EngineConfig:
+        """This object, as its other sections are: vLLM has a nested one, here it is flat."""
+        return self
+
+    cache_config = scheduler_config = parallel_config = model_config
+
+    def _check_mapping(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, Mapping) and (value is not None or name not in _MAY_BE_NONE):
+            raise ArgumentError(f"{name} must map names to values, got {value!r}")
 
     def _check_count(self, name: str, most: int) -> None:
         value = getattr(self, name)
@@ -112,7 +133,20 @@ _COUNTS = {
     "kv_cache_memory_bytes": 2**63,
     "num_gpu_blocks_override": 2**31 - 1,
 }
-_MAY_BE_NONE = ("max_model_len", "kv_cache_memory_bytes", "num_gpu_blocks_override")
+_MAPPINGS = (
+    "hf_overrides",
+    "override_generation_config",
+    "kernels",
+    "profiler_config",
+    "structured_outputs_config",
+)
+_MAY_BE_NONE = (
+    "max_model_len",
+    "kv_cache_memory_bytes",
+    "num_gpu_blocks_override",
+    "profiler_config",
+    "structured_outputs_config",
+)
 
 
 def _one_of(name: str, value: str | None, allowed: Iterable[str | None]) -> None:

@@ -47,6 +47,15 @@ class EngineStats:
     num_generated_tokens: int
 
 
+@dataclass
+class StepTimes:
+    """Where the time of the last step went, in seconds; what is left is making outputs."""
+
+    schedule: float = 0.0
+    run: float = 0.0
+    sample: float = 0.0
+
+
 class Engine:
     """Runs many requests at once on one model.
 
@@ -88,11 +97,13 @@ class Engine:
             max_logprobs=config.max_logprobs,
             generation_config=generation_config,
             seed=config.seed,
+            structured_outputs_config=config.structured_outputs_config,
         )
         self._sampler = Sampler(runner.vocab_size)
         self._submissions: dict[str, Submission] = {}
         self._completions: dict[Request, Completion] = {}
         self._num_computed = self._num_generated = 0
+        self.times = StepTimes()
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -172,6 +183,7 @@ class Engine:
         Raises:
             PerfxlmError: an earlier step was interrupted half-way, so that no request can go on.
         """
+        began = time.monotonic()
         batch = self.scheduler.schedule()
         if not batch.requests:
             self._check_idle()
@@ -179,14 +191,17 @@ class Engine:
         now = time.monotonic()
         self._note_start(batch, now)
         tokens, seqs, rows = fill(self.runner.inputs, batch, self.blocks)
+        filled = time.monotonic()
         try:
             logits = self.runner.run(tokens, seqs, rows)
         except DeviceError as error:
             return self._fail(error)
+        ran = time.monotonic()
         sampled = self._read_logits(batch, logits)
         self.scheduler.computed(batch)
         self._num_computed += tokens
         touched = self._sample(sampled, logits)
+        self.times = StepTimes(filled - began, ran - filled, time.monotonic() - ran)
         return self._outputs(touched)
 
     def _fail(self, error: DeviceError) -> list[RequestOutput]:

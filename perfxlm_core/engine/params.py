@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any
 
+from perfxlm_core.engine.checks import check_ids, check_strings, is_int, is_real, require, some
+from perfxlm_core.engine.dropped_keywords import accepting_dropped
+from perfxlm_core.engine.structured_params import StructuredOutputsParams
 from perfxlm_core.errors import ArgumentError
 
 GREEDY_BELOW = 1e-5
 """Temperatures under this pick the likeliest token."""
 MIN_TEMPERATURE = 0.01
 MAX_N = 16384
+MAX_LOGPROB_IDS = 128
 
 _UNSUPPORTED: Mapping[str, Any] = {
     "watermarking": None,
     "prompt_logprob_token_ids": None,
     "prompt_logprob_start": None,
-    "logprob_token_ids": None,
-    "flat_logprobs": False,
-    "stream_interval": None,
     "output_text_buffer_length": 0,
-    "structured_outputs": None,
-    "extra_args": None,
     "thinking_token_budget": None,
     "repetition_detection": None,
     "routed_experts_prompt_start": 0,
@@ -62,6 +59,7 @@ class SamplingType(IntEnum):
     RANDOM_SEED = 2
 
 
+@accepting_dropped
 @dataclass
 class SamplingParams:
     """Sampling parameters of a request; keyword or positional in this order.
@@ -89,17 +87,24 @@ class SamplingParams:
         detokenize: Whether to produce text at all.
         skip_special_tokens: Leave special tokens out of the text.
         include_stop_str_in_output: Keep the stop string, or the stop token's text.
+        logprob_token_ids: Tokens whose log-probabilities to return, in place of the likeliest.
+        flat_logprobs: Return log-probabilities as `FlatLogprobs`, a few lists, not dicts.
+        spaces_between_special_tokens: No tokenizer here adds any, so both values give one text.
         output_kind: What `step` returns while the request runs.
+        stream_interval: Tokens between two outputs of a running request; the first one is at once.
+        structured_outputs: What the output must look like.
+        extra_args: For custom processors; nothing here reads them.
         logit_bias: Added to the logits of these token ids, clamped to -100..100.
         allowed_token_ids: Only these tokens can be generated.
         bad_words: Strings whose token sequences are never completed.
         skip_reading_prefix_cache: Compute the whole prompt even where the cache has it.
+        truncate_prompt_tokens: Keep this many of the prompt's last tokens; -1 as many as fit.
 
     Raises:
         ArgumentError: a value is outside its range, or a field is not supported by this engine.
 
     Source:
-        Names, order and defaults are those of vLLM 0.33.
+        Names, order and defaults are those of vLLM 0.33; the last field is one of its past.
     """
 
     n: int = 1
@@ -121,7 +126,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     prompt_logprob_token_ids: Any = None
     prompt_logprob_start: Any = None
-    logprob_token_ids: Any = None
+    logprob_token_ids: list[int] | None = None
     flat_logprobs: bool = False
     detokenize: bool = True
     skip_special_tokens: bool = True
@@ -131,7 +136,7 @@ class SamplingParams:
     stream_interval: int | None = None
     skip_clone: bool = False
     output_text_buffer_length: int = 0
-    structured_outputs: Any = None
+    structured_outputs: StructuredOutputsParams | None = None
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: list[int] | None = None
     extra_args: dict[str, Any] | None = None
@@ -141,6 +146,7 @@ class SamplingParams:
     repetition_detection: Any = None
     routed_experts_prompt_start: int = 0
     trace_decode_token_ids: Any = None
+    truncate_prompt_tokens: int | None = None
 
     def __post_init__(self) -> None:
         self._normalize()
@@ -154,10 +160,6 @@ class SamplingParams:
 
         `logit_bias` may have string keys, as JSON has.
         """
-        defaults = {f.name: f.default for f in dataclasses.fields(cls)}
-        unknown = sorted(values.keys() - defaults)
-        if unknown:
-            raise TypeError(f"SamplingParams has no field {', '.join(map(repr, unknown))}")
         given = {k: v for k, v in values.items() if v is not None or k == "max_tokens"}
         return cls(**given)
 
@@ -218,20 +220,24 @@ class SamplingParams:
         """
         self._normalize()
         self._check()
-        for name in ("logprobs", "prompt_logprobs"):
+        listed = self.logprob_token_ids is not None
+        for name in ("prompt_logprobs",) if listed else ("logprobs", "prompt_logprobs"):
             count = getattr(self, name)
             wanted = vocab_size if count == -1 else count
             if wanted is not None and max_logprobs != -1 and wanted > max_logprobs:
                 raise ArgumentError(
                     f"{name}={count} asks for {wanted} log-probabilities, more than the "
-                    f"{max_logprobs} allowed; start the engine with max_logprobs={wanted} or more"
+                    f"{max_logprobs} allowed; start the engine with max_logprobs={wanted} or more",
+                    parameter=name,
+                    value=count,
                 )
-        for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
+        for name in ("stop_token_ids", "allowed_token_ids", "logit_bias", "logprob_token_ids"):
             outside = sorted(i for i in getattr(self, name) or () if not 0 <= i < vocab_size)
             if outside:
                 raise ArgumentError(
-                    f"{name} contains {_some(outside)}, outside the vocabulary; "
-                    f"token ids go from 0 to {vocab_size - 1}"
+                    f"{name} contains {some(outside)}, outside the vocabulary; "
+                    f"token ids go from 0 to {vocab_size - 1}",
+                    parameter=name,
                 )
 
     # -- checks -------------------------------------------------------------------------------
@@ -246,6 +252,10 @@ class SamplingParams:
             self.logprobs = 1
         if self.prompt_logprobs is True:
             self.prompt_logprobs = 1
+        if self.structured_outputs is not None:
+            self.structured_outputs = StructuredOutputsParams.of(self.structured_outputs)
+        if self.logprob_token_ids is not None and self.logprobs is None:
+            self.logprobs = len(self.logprob_token_ids)
         if self.logit_bias is not None:
             self.logit_bias = {
                 int(k): min(100.0, max(-100.0, float(v))) for k, v in self.logit_bias.items()
@@ -259,7 +269,7 @@ class SamplingParams:
         self._check_lengths()
         self._check_tokens_and_strings()
         if self.is_greedy:
-            _require(self.n == 1, "n", "1 when using greedy sampling", self.n)
+            require(self.n == 1, "n", "1 when using greedy sampling", self.n)
             self.top_p, self.top_k, self.min_p = 1.0, 0, 0.0
         elif self.temperature < MIN_TEMPERATURE:
             logging.getLogger(__name__).warning(
@@ -274,59 +284,75 @@ class SamplingParams:
             value = getattr(self, name)
             if value != default and value is not default:
                 raise ArgumentError(
-                    f"SamplingParams.{name}={value!r} is not supported; leave it at {default!r}"
+                    f"SamplingParams.{name}={value!r} is not supported; leave it at {default!r}",
+                    parameter=name,
+                    value=value,
                 )
-        if not self.spaces_between_special_tokens and not self.skip_special_tokens:
-            raise ArgumentError(
-                "spaces_between_special_tokens=False with skip_special_tokens=False is not "
-                "supported; leave spaces_between_special_tokens at True"
-            )
 
     def _check_numbers(self) -> None:
-        _require(_is_int(self.n) and 1 <= self.n <= MAX_N, "n", f"from 1 to {MAX_N}", self.n)
+        require(is_int(self.n) and 1 <= self.n <= MAX_N, "n", f"from 1 to {MAX_N}", self.n)
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
-            _require(_is_real(value) and -2 <= value <= 2, name, "in [-2, 2]", value)
+            require(is_real(value) and -2 <= value <= 2, name, "in [-2, 2]", value)
         penalty = self.repetition_penalty
-        _require(
-            _is_real(penalty) and penalty > 0, "repetition_penalty", "greater than zero", penalty
+        require(
+            is_real(penalty) and penalty > 0, "repetition_penalty", "greater than zero", penalty
         )
         t = self.temperature
-        _require(_is_real(t) and 0 <= t <= 2, "temperature", "in [0, 2]", t)
-        _require(_is_real(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
-        _require(_is_real(self.min_p) and 0 <= self.min_p <= 1, "min_p", "in [0, 1]", self.min_p)
+        require(is_real(t) and 0 <= t <= 2, "temperature", "in [0, 2]", t)
+        require(is_real(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
+        require(is_real(self.min_p) and 0 <= self.min_p <= 1, "min_p", "in [0, 1]", self.min_p)
         k = self.top_k
-        _require(_is_int(k) and k >= -1, "top_k", "an integer: 0 or -1 (off), or at least 1", k)
+        require(is_int(k) and k >= -1, "top_k", "an integer: 0 or -1 (off), or at least 1", k)
         if self.seed is not None:
-            _require(_is_int(self.seed), "seed", "an integer or None", self.seed)
+            require(is_int(self.seed), "seed", "an integer or None", self.seed)
 
     def _check_lengths(self) -> None:
         limit = self.max_tokens
         if limit is not None:
-            _require(_is_int(limit) and limit >= 1, "max_tokens", "at least 1 (or None)", limit)
+            require(is_int(limit) and limit >= 1, "max_tokens", "at least 1 (or None)", limit)
         least = self.min_tokens
-        _require(_is_int(least) and least >= 0, "min_tokens", "0 or more", least)
+        require(is_int(least) and least >= 0, "min_tokens", "0 or more", least)
         if limit is not None and least > limit:
             raise ArgumentError(
-                f"min_tokens must be less than or equal to max_tokens={limit}, got {least}."
+                f"min_tokens must be less than or equal to max_tokens={limit}, got {least}.",
+                parameter="min_tokens",
+                value=least,
             )
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
             if value is not None:
-                _require(_is_int(value) and value >= -1, name, "non-negative or -1", value)
+                require(is_int(value) and value >= -1, name, "non-negative or -1", value)
+        interval, kept = self.stream_interval, self.truncate_prompt_tokens
+        if interval is not None:
+            require(is_int(interval) and interval >= 1, "stream_interval", "1 or more", interval)
+        if kept is not None:
+            good = is_int(kept) and (kept >= 1 or kept == -1)
+            require(good, "truncate_prompt_tokens", "-1 or at least 1", kept)
 
     def _check_tokens_and_strings(self) -> None:
-        _check_ids("stop_token_ids", self.stop_token_ids)
-        _check_strings("stop", self.stop)
-        _check_strings("bad_words", self.bad_words)
+        check_ids("stop_token_ids", self.stop_token_ids)
+        check_strings("stop", self.stop)
+        check_strings("bad_words", self.bad_words)
+        require(isinstance(self.extra_args, dict | None), "extra_args", "a dict", self.extra_args)
         if self.stop and not self.detokenize:
             raise ArgumentError(
                 "stop strings are only supported when detokenize is True. "
-                "Set detokenize=True to use stop."
+                "Set detokenize=True to use stop.",
+                parameter="stop",
             )
+        if self.logprob_token_ids is not None:
+            self._check_logprob_ids(self.logprob_token_ids)
         if self.allowed_token_ids is not None:
-            _check_ids("allowed_token_ids", self.allowed_token_ids)
-            _require(len(self.allowed_token_ids) > 0, "allowed_token_ids", "None or not empty", [])
+            check_ids("allowed_token_ids", self.allowed_token_ids)
+            require(len(self.allowed_token_ids) > 0, "allowed_token_ids", "None or not empty", [])
+
+    def _check_logprob_ids(self, ids: list[int]) -> None:
+        check_ids("logprob_token_ids", ids)
+        fits = 1 <= len(ids) <= MAX_LOGPROB_IDS
+        require(fits, "logprob_token_ids", f"1 to {MAX_LOGPROB_IDS} tokens", ids)
+        same = self.logprobs in (None, len(ids))
+        require(same, "logprobs", "None or the number of logprob_token_ids", self.logprobs)
 
 
 def default_sampling_params(generation_config: Mapping[str, Any]) -> SamplingParams:
@@ -337,37 +363,3 @@ def default_sampling_params(generation_config: Mapping[str, Any]) -> SamplingPar
         if generation_config.get(theirs) is not None
     }
     return SamplingParams(**found)
-
-
-def _require(good: bool, name: str, expected: str, value: object) -> None:
-    if not good:
-        raise ArgumentError(f"{name} must be {expected}, got {value!r}.")
-
-
-def _is_int(value: object) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
-
-
-def _is_real(value: object) -> bool:
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        return False
-    return math.isfinite(value)
-
-
-def _check_ids(name: str, ids: Iterable[object] | None) -> None:
-    wrong = [i for i in ids or () if not _is_int(i)]
-    if wrong:
-        raise ArgumentError(f"{name} must contain only integers, got {_some(wrong)}.")
-
-
-def _check_strings(name: str, strings: Iterable[object] | str | None) -> None:
-    for text in strings or ():
-        if not isinstance(text, str):
-            raise ArgumentError(f"{name} must contain only strings, got {text!r}.")
-        if not text:
-            raise ArgumentError(f"{name} cannot contain an empty string.")
-
-
-def _some(values: list[Any]) -> str:
-    shown = ", ".join(map(repr, values[:5]))
-    return shown if len(values) <= 5 else f"{shown} and {len(values) - 5} more"

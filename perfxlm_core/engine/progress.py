@@ -41,6 +41,16 @@ class Progress:
         self._bar.postfix = _speeds(self._read, self._written, seconds)
         self._bar.update(1)
 
+    def added(self, output: RequestOutput) -> RequestOutput:
+        """Count a finished request; the request."""
+        self.add(output)
+        return output
+
+    def advance(self, count: int) -> None:
+        """Count finished prompts whose tokens are not known."""
+        if self._bar is not None:
+            self._bar.update(count)
+
     def __enter__(self) -> Progress:
         return self
 

@@ -1,8 +1,8 @@
 """From logits to tokens: raw log-probabilities, logit processors, and the draw.
 
 The order is vLLM's: raw log-probabilities; allowed ids; bad words; min_tokens; logit_bias;
-repetition, frequency and presence penalties; then greedy, or temperature, min_p, top_k, top_p and
-the draw.
+repetition, frequency and presence penalties; the grammar; then greedy, or temperature, min_p,
+top_k, top_p and the draw.
 
 Everything about a row depends on that row alone, so a seeded request gets the same tokens
 whatever else is in the batch. Rows without processors are never copied, and truncation selects a
@@ -21,6 +21,7 @@ from perfxlm_core.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from perfxlm_core.engine.grammar import Grammar
     from perfxlm_core.engine.params import SamplingParams
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -71,6 +72,7 @@ class RequestSampler:
         stop_token_ids: Tokens that must not come before `min_tokens`.
         bad_words: Token sequences that must not be completed.
         seed: Of the random numbers; one number is drawn a token.
+        grammar: Which tokens may come next at all.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class RequestSampler:
         stop_token_ids: Iterable[int] = (),
         bad_words: Sequence[Sequence[int]] = (),
         seed: int | Sequence[int] = 0,
+        grammar: Grammar | None = None,
     ) -> None:
+        self.grammar = grammar
         self.params = params
         self.greedy = params.is_greedy
         self.output_token_ids: list[int] = []
@@ -100,6 +104,7 @@ class RequestSampler:
             or self._bad_words
             or bias
             or self._seen is not None
+            or grammar is not None
         )
 
     @property
@@ -124,6 +129,8 @@ class RequestSampler:
         row[ids] += bias
         if self._seen is not None:
             self._penalize(row, self._seen)
+        if self.grammar is not None:
+            self.grammar.mask(row)
 
     def _penalize(self, row: Floats, seen: SeenTokens) -> None:
         p = self.params
@@ -150,6 +157,8 @@ class RequestSampler:
         self.output_token_ids.append(token_id)
         if self._seen is not None:
             self._seen.add(token_id)
+        if self.grammar is not None:
+            self.grammar.accept(token_id)
 
 
 class Sampler:
@@ -205,8 +214,8 @@ def checked(row: Floats, token_id: int) -> int:
 
 
 _NO_TOKEN = (
-    "no token can be generated: allowed_token_ids, bad_words, min_tokens and the model together "
-    "exclude every token; relax one of them"
+    "no token can be generated: allowed_token_ids, bad_words, min_tokens, "
+    "structured_outputs and the model together exclude every token; relax one of them"
 )
 _NOT_FINITE = (
     "the model's logits hold {} (first at token id {}); its weights or a kernel overflow: "
@@ -315,15 +324,36 @@ def raw_logprobs(row: Floats, token_id: int, count: int) -> list[tuple[int, floa
     Raises:
         RequestError: a logit is not a number, or infinite.
     """
-    top = row[checked(row, int(row.argmax()))]
-    norm = float(top) + float(np.log(np.exp(row - top).sum(dtype=np.float64)))
-    rank = int(np.count_nonzero(row > row[token_id])) + 1
-    found: list[tuple[int, float, int]] = [(token_id, float(row[token_id]) - norm, rank)]
+    norm = _log_sum(row)
+    found = [_ranked(row, token_id, norm)]
     if count:
         ids = largest(row, len(row) if count == -1 else count)[: None if count == -1 else count]
         values: Any = row[ids].astype(np.float64) - norm
         found += zip(ids.tolist(), values.tolist(), range(1, len(ids) + 1), strict=True)
     return found
+
+
+def raw_logprobs_of(row: Floats, ids: Iterable[int]) -> list[tuple[int, float, int]]:
+    """Log-probabilities of these tokens, as (id, logprob, rank).
+
+    Args:
+        row: [vocab] float32, raw logits.
+
+    Raises:
+        RequestError: a logit is not a number, or infinite.
+    """
+    norm = _log_sum(row)
+    return [_ranked(row, token_id, norm) for token_id in ids]
+
+
+def _log_sum(row: Floats) -> float:
+    top = row[checked(row, int(row.argmax()))]
+    return float(top) + float(np.log(np.exp(row - top).sum(dtype=np.float64)))
+
+
+def _ranked(row: Floats, token_id: int, norm: float) -> tuple[int, float, int]:
+    rank = int(np.count_nonzero(row > row[token_id])) + 1
+    return token_id, float(row[token_id]) - norm, rank
 
 
 def _ids(values: Iterable[int]) -> Ints:

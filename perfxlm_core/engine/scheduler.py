@@ -113,6 +113,11 @@ class Scheduler:
             request.num_computed_tokens += count
             self.blocks.publish(request)
 
+    def preempt_all(self) -> None:
+        """Take every running request's blocks; all of them wait, to be computed again."""
+        while self.running:
+            self._preempt(self.running.pop())
+
     # -- running ------------------------------------------------------------------------------
 
     def _continue_running(self, batch: Batch) -> int:

@@ -1,9 +1,8 @@
-"""Engine settings, arguments of other engines, and the forms of prompts."""
+"""Engine settings, and the forms of prompts."""
 
 import numpy as np
 import pytest
 
-from perfxlm_core.engine.arguments import ONLY_DEFAULT, WITHOUT_EFFECT, refuse_others
 from perfxlm_core.engine.config import EngineConfig
 from perfxlm_core.engine.prompts import Prompt, parse_conversations, parse_prompts
 from perfxlm_core.errors import ArgumentError
@@ -30,18 +29,6 @@ from perfxlm_core.errors import ArgumentError
 def test_settings_out_of_range_are_named(name, value):
     with pytest.raises(ArgumentError, match=name):
         EngineConfig(**{name: value})
-
-
-def test_arguments_of_other_engines():
-    refuse_others({"enforce_eager": True, "disable_log_stats": False, "swap_space": 4}, [])
-    refuse_others({name: values[0] for name, values in ONLY_DEFAULT.items()}, [])
-    with pytest.raises(ArgumentError, match="tensor_parallel_size=2 is not supported"):
-        refuse_others({"tensor_parallel_size": 2}, [])
-    with pytest.raises(TypeError, match=r"'max_model_length'; did you mean 'max_model_len'[?]"):
-        refuse_others({"max_model_length": 5}, ["max_model_len"])
-    with pytest.raises(TypeError, match=r"'zzzz'$"):
-        refuse_others({"zzzz": 5}, ["max_model_len"])
-    assert not WITHOUT_EFFECT.keys() & ONLY_DEFAULT.keys()
 
 
 def test_forms_of_prompts():

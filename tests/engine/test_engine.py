@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from perfxlm_core.engine.config import EngineConfig
 from perfxlm_core.engine.engine import Engine
+from perfxlm_core.engine.flat_logprobs import FlatLogprobs
 from perfxlm_core.engine.params import RequestOutputKind, SamplingParams
 from perfxlm_core.errors import ArgumentError, DeviceError, PerfxlmError, RequestError
 
@@ -414,3 +415,64 @@ def test_an_engine_without_a_tokenizer():
         engine.add_request("x", "abc", SamplingParams())
     with pytest.raises(ArgumentError, match="has no tokenizer"):
         engine.get_tokenizer()
+
+
+def test_logprobs_of_chosen_tokens():
+    engine = make()
+    wanted = [9, 3]
+    params = SamplingParams(max_tokens=2, logprob_token_ids=wanted, prompt_logprobs=0, **GREEDY)
+    engine.add_request("x", [5, 6], params)
+    output = run(engine)["x"]
+    expected = alone([5, 6], 2)[0]
+    for token, entry in zip(expected, output.outputs[0].logprobs, strict=True):
+        assert list(entry) == list(dict.fromkeys([token, *wanted]))
+        assert entry[token].rank == 1
+    row = np.exp(logits_of(NumpyModel(), [5, 6])[-1].astype(np.float64))
+    first = output.outputs[0].logprobs[0]
+    for token in wanted:
+        assert first[token].logprob == pytest.approx(np.log(row[token] / row.sum()), abs=1e-4)
+        assert first[token].rank == 1 + np.count_nonzero(row > row[token])
+    with pytest.raises(ArgumentError, match="logprob_token_ids contains 64"):
+        engine.add_request("y", [5], SamplingParams(logprob_token_ids=[64]))
+
+
+def test_flat_logprobs_read_like_dicts():
+    outputs = {}
+    for flat in (False, True):
+        engine = make()
+        params = SamplingParams(
+            max_tokens=5, logprobs=2, prompt_logprobs=1, flat_logprobs=flat, **GREEDY
+        )
+        engine.add_request("x", [5, 6, 7], params)
+        outputs[flat] = run(engine)["x"]
+    plain, flat = outputs[False].outputs[0].logprobs, outputs[True].outputs[0].logprobs
+    assert isinstance(flat, FlatLogprobs)
+    assert list(flat) == plain
+    assert list(flat[1:3]) == plain[1:3]
+    assert flat[-1] == plain[-1]
+    assert len(flat.token_ids) == sum(map(len, plain))
+    assert list(outputs[True].prompt_logprobs) == [{}, *outputs[False].prompt_logprobs[1:]]
+
+
+@pytest.mark.parametrize("kind", [RequestOutputKind.DELTA, RequestOutputKind.CUMULATIVE])
+def test_outputs_come_at_the_stream_interval(kind):
+    engine = make()
+    params = SamplingParams(max_tokens=8, stream_interval=3, output_kind=kind, **GREEDY)
+    engine.add_request("x", [5, 6, 7], params)
+    told = []
+    while engine.has_unfinished_requests():
+        told += [ids(o) for o in engine.step()]
+    lengths = [1, 3, 3, 1] if kind is RequestOutputKind.DELTA else [1, 4, 7, 8]
+    assert [len(t) for t in told] == lengths
+    expected = alone([5, 6, 7], 8)[0]
+    joined = [token for part in told for token in part]
+    assert (joined if kind is RequestOutputKind.DELTA else told[-1]) == expected
+
+
+def test_parameters_may_cut_the_prompt():
+    engine = make()
+    engine.add_request("x", [1, 2, 3, 4], SamplingParams(truncate_prompt_tokens=2, **GREEDY))
+    assert run(engine)["x"].prompt_token_ids == [3, 4]
+    params = SamplingParams(truncate_prompt_tokens=-1, max_tokens=1, **GREEDY)
+    engine.add_request("x", [1] * 100, params)
+    assert len(run(engine)["x"].prompt_token_ids) == 63

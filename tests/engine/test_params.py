@@ -14,6 +14,7 @@ from perfxlm_core.engine.params import (
     SamplingType,
     default_sampling_params,
 )
+from perfxlm_core.engine.structured_params import GuidedDecodingParams, StructuredOutputsParams
 from perfxlm_core.errors import ArgumentError
 
 
@@ -68,16 +69,24 @@ def test_positional_order_and_defaults():
         ("prompt_logprobs", 1.5),
         ("allowed_token_ids", []),
         ("bad_words", [""]),
-        ("structured_outputs", {"json": {}}),
-        ("logprob_token_ids", [1]),
-        ("flat_logprobs", True),
+        ("structured_outputs", "json"),
+        ("structured_outputs", {"jsn": {}}),
+        ("logprob_token_ids", []),
+        ("logprob_token_ids", list(range(129))),
+        ("logprob_token_ids", ["x"]),
+        ("stream_interval", 0),
+        ("truncate_prompt_tokens", 0),
         ("thinking_token_budget", 10),
-        ("extra_args", {"a": 1}),
+        ("repetition_detection", {"min_count": 2}),
+        ("prompt_logprob_start", 3),
+        ("trace_decode_token_ids", [1]),
+        ("extra_args", [1]),
     ],
 )
 def test_refusals_name_the_field(name, value):
-    with pytest.raises(ArgumentError, match=name):
+    with pytest.raises(ArgumentError, match=name) as refused:
         SamplingParams(**{name: value})
+    assert refused.value.parameter == name
 
 
 def test_stop_needs_text_and_greedy_one_output():
@@ -85,8 +94,65 @@ def test_stop_needs_text_and_greedy_one_output():
         SamplingParams(stop="x", detokenize=False)
     with pytest.raises(ArgumentError, match="n must be 1"):
         SamplingParams(n=2, temperature=0)
-    with pytest.raises(TypeError, match="best_of"):
-        SamplingParams(best_of=2)
+    with pytest.raises(ArgumentError, match="logprobs must be None or the number of"):
+        SamplingParams(logprobs=1, logprob_token_ids=[3, 4])
+
+
+def test_what_vllm_dropped_still_means_what_it_did():
+    with pytest.warns(DeprecationWarning, match="guided_decoding"):
+        params = SamplingParams(guided_decoding={"choice": ["a", "b"]})
+    assert params.structured_outputs == StructuredOutputsParams(choice=["a", "b"])
+    with pytest.warns(DeprecationWarning, match="GuidedDecodingParams"):
+        old = GuidedDecodingParams(regex="a+", backend="xgrammar")
+    assert isinstance(old, StructuredOutputsParams)
+    assert SamplingParams(structured_outputs=old).structured_outputs.kind == "regex"
+    for harmless in ({"best_of": 2}, {"use_beam_search": False}, {"logits_processors": None}):
+        with pytest.warns(DeprecationWarning, match=next(iter(harmless))):
+            assert SamplingParams(n=2, **harmless) == SamplingParams(n=2)
+    for harmful in ({"best_of": 3}, {"use_beam_search": True}, {"logits_processors": [print]}):
+        with (
+            pytest.warns(DeprecationWarning, match="dropped"),
+            pytest.raises(ArgumentError, match=next(iter(harmful))),
+        ):
+            SamplingParams(**harmful)
+    with pytest.raises(TypeError, match="'temprature'; did you mean 'temperature'"):
+        SamplingParams(temprature=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "exactly one of .*; none is given"),
+        ({"json": "{}", "regex": "a"}, "json, regex are given"),
+        ({"json": "{"}, "json is not JSON text"),
+        ({"json": "[1]"}, "json must be a JSON schema"),
+        ({"choice": []}, "choice must be a list"),
+        ({"choice": "abc"}, "choice must be a list"),
+        ({"choice": [""]}, "choice cannot contain an empty string"),
+        ({"regex": 5}, "regex must be a string"),
+        ({"json_object": "yes"}, "json_object must be a bool"),
+        ({"json": {"a": 5}, "whitespace_pattern": 5}, "whitespace_pattern"),
+        (
+            {"json_object": True, "whitespace_pattern": "", "disable_any_whitespace": True},
+            "whitespace_pattern has no meaning",
+        ),
+    ],
+)
+def test_constraints_are_one_and_well_formed(given, message):
+    with pytest.raises(ArgumentError, match=message):
+        StructuredOutputsParams(**given)
+
+
+@given(st.integers(1, 100))
+def test_schemas_are_not_too_deep(depth):
+    schema = {}
+    for _ in range(depth - 1):
+        schema = {"items": schema}
+    if depth > 64:
+        with pytest.raises(ArgumentError, match="64 levels"):
+            StructuredOutputsParams(json=schema)
+    else:
+        assert StructuredOutputsParams(json=schema).schema() == schema
 
 
 def test_normalization(caplog):
@@ -113,7 +179,7 @@ def test_sampling_types():
 def test_from_optional():
     params = SamplingParams.from_optional(n=None, top_p=None, max_tokens=None, seed=4)
     assert (params.n, params.top_p, params.max_tokens, params.seed) == (1, 1.0, None, 4)
-    with pytest.raises(TypeError, match="'nn'"):
+    with pytest.raises(TypeError, match="'nn'; did you mean 'n'"):
         SamplingParams.from_optional(nn=1)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from perfxlm import LLM, SamplingParams
 from perfxlm_core.engine.config import EngineConfig
-from perfxlm_core.engine.engine import Engine
+from perfxlm_core.engine.llm_engine import LLMEngine
 from perfxlm_core.errors import ArgumentError, RequestError
 
 from ..engine.numpy_model import NumpyModel, alone
@@ -18,7 +18,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 
 @pytest.fixture
 def llm():
-    return LLM.from_engine(Engine(NumpyModel(), ToyTokenizer(), EngineConfig()))
+    return LLM.from_engine(LLMEngine(NumpyModel(), ToyTokenizer(), EngineConfig()))
 
 
 def expected(text, count=6):
@@ -92,7 +92,7 @@ def test_one_params_for_each_prompt(llm):
 
 def test_defaults_come_from_the_model():
     config = {"temperature": 0.0, "max_new_tokens": 3, "eos_token_id": 0}
-    llm = LLM.from_engine(Engine(NumpyModel(), ToyTokenizer(), generation_config=config))
+    llm = LLM.from_engine(LLMEngine(NumpyModel(), ToyTokenizer(), generation_config=config))
     assert llm.get_default_sampling_params().max_tokens == 3
     [output] = llm.generate("hello", use_tqdm=False)
     assert output.outputs[0].text == expected("hello", 3)
@@ -103,8 +103,8 @@ def test_everything_is_checked_before_anything_runs(llm):
         llm.generate(["fine", "x" * 70], GREEDY)
     with pytest.raises(ArgumentError, match="lora_request"):
         llm.generate("x", GREEDY, lora_request="adapter")
-    with pytest.raises(TypeError, match="prompt_token_id"):
-        llm.generate(prompt_token_ids=[1])
+    with pytest.raises(TypeError, match="prompt_ids"):
+        llm.generate(prompt_ids=[1])
     assert llm.llm_engine.runner.steps == []
     assert not llm.llm_engine.has_unfinished_requests()
 
@@ -221,7 +221,7 @@ def test_an_interrupted_generate_leaves_the_engine_clean(llm, monkeypatch):
 def test_unknown_and_unsupported_arguments_are_named():
     with pytest.raises(TypeError, match="'max_modle_len'; did you mean 'max_model_len'"):
         LLM("nowhere", max_modle_len=5)
-    with pytest.raises(ArgumentError, match="tensor_parallel_size=2"):
-        LLM("nowhere", tensor_parallel_size=2)
+    with pytest.raises(ArgumentError, match="enable_lora=True is not supported: adapters"):
+        LLM("nowhere", enable_lora=True)
     with pytest.raises(ArgumentError, match="dtype must be one of"):
         LLM("nowhere", dtype="int4")

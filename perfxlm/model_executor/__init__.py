@@ -1,0 +1,1 @@
+"""`perfxlm.model_executor`."""

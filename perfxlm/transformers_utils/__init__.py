@@ -1,0 +1,1 @@
+"""`perfxlm.transformers_utils`, without transformers."""

@@ -1,0 +1,1 @@
+"""`perfxlm.usage`: nothing is reported to anybody."""

@@ -1,0 +1,1 @@
+"""Modules of vLLM under `perfxlm.v1.engine`."""

@@ -1,0 +1,1 @@
+"""`perfxlm bench`: how fast a model runs here, or a server answers."""

@@ -1,0 +1,1 @@
+"""Serving: the engine in a process of its own, an asynchronous client, the HTTP interface."""
