@@ -106,11 +106,9 @@ class Recorded:
 
     def _record(self, sizes: Mapping[str, int]) -> Recording | None:
         source = self.sweep if self.commands.keeps_arguments else self.sweep.copy()
-        entries = source.resized(sizes)
-        if not entries:
-            return None
         try:
-            return Recording(self.commands, entries, source.entries)
+            entries = source.resized(sizes)
+            return Recording(self.commands, entries, source.entries) if entries else None
         except cl.Error as error:
             self._refuse(error)
             return None
