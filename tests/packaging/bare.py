@@ -35,7 +35,15 @@ def check_import_is_light() -> None:
 
 
 def check_every_public_name_is_there() -> None:
-    python("import perfxlm; [getattr(perfxlm, name) for name in perfxlm.__all__]")
+    said = python(
+        "import perfxlm\n"
+        "for name in perfxlm.__all__:\n"
+        "    try: getattr(perfxlm, name)\n"
+        "    except ImportError as error: print(name, error)"
+    )
+    names = [line.split()[0] for line in said.splitlines()]
+    assert names == ["AsyncLLMEngine"], said
+    assert 'pip install "perfxlm[serve]"' in said, said
 
 
 def check_errors_say_how_to_get_a_device() -> None:
