@@ -205,7 +205,7 @@ def test_the_way_to_the_worker_and_back_is_short():
             with pytest.raises(Failure, match="IndexError"):  # there is no such kernel
                 session.run(10**6, case)
             took.append(time.perf_counter() - began)
-    assert min(took) < 0.3e-3
+    assert min(took) < 5e-3, "neither side polls, sleeps or waits for an acknowledgement"
 
 
 def test_an_interrupted_question_leaves_no_answer_behind(folder, monkeypatch):
