@@ -63,7 +63,7 @@ DROPPED: dict[str, Callable[[dict[str, Any], Any], None]] = {
 
 def accepting_dropped(cls: type[T]) -> type[T]:
     """Let a dataclass take the dropped keywords, with a warning, and refuse unknown ones."""
-    init, known = cls.__init__, [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    init, known = cls.__init__, [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]  # a dataclass
 
     @functools.wraps(init)
     def __init__(self: T, *args: Any, **values: Any) -> None:  # noqa: ANN401
@@ -72,7 +72,7 @@ def accepting_dropped(cls: type[T]) -> type[T]:
             _translate(cls.__name__, values)
         init(self, *args, **values)
 
-    cls.__init__ = __init__  # type: ignore[assignment]
+    cls.__init__ = __init__  # type: ignore[assignment]  # the decorator's purpose
     return cls
 
 

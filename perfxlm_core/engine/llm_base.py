@@ -27,7 +27,7 @@ class LLMBase:
 
     def _deliver(self, outputs: Sequence[RequestOutput]) -> None:
         """Hand outputs to those who wait for them."""
-        raise NotImplementedError
+        raise NotImplementedError  # LLM has it
 
     # -- the engine ---------------------------------------------------------------------------
 

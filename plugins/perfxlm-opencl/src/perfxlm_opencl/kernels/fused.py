@@ -179,7 +179,7 @@ def _few_qkv(site: Site, tokens: Length, packed: bool) -> ClLaunch | None:
     ]  # fmt: skip
     every = heads + 2 * kv_heads
     if parts:
-        lanes = parts[0].packed.layout.lanes  # type: ignore[union-attr]
+        lanes = parts[0].packed.layout.lanes  # type: ignore[union-attr]  # all are
         beside = not site.attrs.interleaved and not any(
             n % lanes for n in (size, angles, v_size // 2, v_size)
         )
