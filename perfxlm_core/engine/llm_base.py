@@ -27,7 +27,7 @@ class LLMBase:
 
     def _deliver(self, outputs: Sequence[RequestOutput]) -> None:
         """Hand outputs to those who wait for them."""
-        raise NotImplementedError  # LLM has it
+        raise NotImplementedError  # LLMRequests does it
 
     # -- the engine ---------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ def forced(
 
 def _chosen(tool_choice: str | Mapping[str, Any]) -> str:
     try:
-        return str(tool_choice["function"]["name"])  # type: ignore[index]  # validated
+        return str(tool_choice["function"]["name"])  # type: ignore[index]  # a string is refused below
     except (KeyError, TypeError):
         raise RequestError(
             f'tool_choice is {tool_choice!r}; expected "none", "auto", "required" or '
