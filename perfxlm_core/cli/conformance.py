@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,15 +124,26 @@ def _run(
     with Session(plugin, timeout) as session:
         todo = slots(session, only)
         rows = run_slots(session, todo, examples, seed, large, jobs)
-        done = click.progressbar(
-            rows, len(todo), label=plugin, file=sys.stderr, item_show_func=_row_name
-        )
-        with done as bar:
-            return session.facts, list(bar)
+        return session.facts, list(_shown(rows, len(todo), plugin))
+
+
+def _shown(rows: Iterator[Row], count: int, plugin: str) -> Iterator[Row]:
+    """The rows, with a bar on a terminal; elsewhere, where runs are long, a line for each."""
+    if sys.stderr.isatty():
+        with click.progressbar(
+            rows, count, label=plugin, file=sys.stderr, item_show_func=_row_name
+        ) as bar:
+            yield from bar
+        return
+    for number, row in enumerate(rows, start=1):
+        if row.kernel is not None:
+            said = f"{_row_name(row)}: {row.status}, {row.passed} cases, {row.seconds:.0f} s"
+            click.echo(f"[{number}/{count}] {said}", err=True)
+        yield row
 
 
 def _row_name(row: Row | None) -> str | None:
-    return None if row is None else " ".join(_cells(row)[:4])
+    return None if row is None else " ".join(t for t in _cells(row)[:4] if t != "-")
 
 
 def _cells(row: Row) -> tuple[str, ...]:

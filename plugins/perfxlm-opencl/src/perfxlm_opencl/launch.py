@@ -264,6 +264,19 @@ def kind_of(site: Site, name: str) -> str:
     return KINDS[dtype]
 
 
+def kinds(site: Site, first: str, *others: str) -> dict[str, str]:
+    """ACT of a program, and RESULT and OTHER of cl/storage.cl where they are not the same.
+
+    Args:
+        first: the input that ACT is the kind of.
+        others: inputs beside it, of one kind; those that are given.
+    """
+    made = {"ACT": kind_of(site, first)}
+    beside = [n for n in others if site.operands.get(n) is not None]
+    found = {"RESULT": "out", **({"OTHER": beside[0]} if beside else {})}
+    return made | {k: kind_of(site, n) for k, n in found.items() if kind_of(site, n) != made["ACT"]}
+
+
 def constant(site: Site, name: str, axis: int) -> int:
     """A dimension that no step changes.
 

@@ -5,13 +5,13 @@
 #define BEGIN(n) const int i = get_global_id(0); if (i >= n) return
 
 #define BINARY(name, expression)                                                       \
-    __kernel void name(OUT(ACT, out), IN(ACT, first), IN(ACT, second), const int n) {   \
-        PLACE_OUT(ACT, out);                                                           \
+    __kernel void name(OUT(RESULT, out), IN(ACT, first), IN(OTHER, second), const int n) { \
+        PLACE_OUT(RESULT, out);                                                        \
         PLACE_IN(ACT, first);                                                          \
-        PLACE_IN(ACT, second);                                                         \
+        PLACE_IN(OTHER, second);                                                       \
         BEGIN(n);                                                                      \
-        const float a = LOAD(ACT, first, i), b = LOAD(ACT, second, i);                 \
-        STORE(ACT, out, i, expression);                                                \
+        const float a = LOAD(ACT, first, i), b = LOAD(OTHER, second, i);               \
+        STORE(RESULT, out, i, expression);                                             \
     }
 
 #define UNARY(name, expression)                                                        \

@@ -19,15 +19,15 @@
 #ifdef LINEAR
 // Rows of two neighbouring tiles; the last one twice where their number is odd.
 KERNEL void linear_staged(
-    OUT(ACT, out), IN(ACT, x), WEIGHT(weight), IN(ACT, bias), IN(ACT, residual), const int tokens,
+    OUT(RESULT, out), IN(ACT, x), WEIGHT(weight), IN(OTHER, bias), IN(OTHER, residual), const int tokens,
     const int rows, const int columns, const int first, const int width, const int has_bias,
     const int has_residual
 ) {
-    PLACE_OUT(ACT, out) + first;
+    PLACE_OUT(RESULT, out) + first;
     PLACE_IN(ACT, x);
     PLACE_WEIGHT(weight);
-    PLACE_IN(ACT, bias) + first;
-    PLACE_IN(ACT, residual) + first;
+    PLACE_IN(OTHER, bias) + first;
+    PLACE_IN(OTHER, residual) + first;
     SCRATCH;
     __global const STORED(ACT) *norm = x;
     const int has_norm = 0, begin = get_group_id(0) * 2 * LANES + LANE;
@@ -41,14 +41,14 @@ KERNEL void linear_staged(
     y = finished(y, squares, columns, has_norm, 0.0f, scratch);
     if (SLICE != 0) return;
     if (one < rows) {
-        float v = y.x + (has_bias ? LOAD(ACT, bias, one) : 0.0f);
-        if (has_residual) v += LOAD(ACT, residual, one);
-        STORE(ACT, out, one, v);
+        float v = y.x + (has_bias ? LOAD(OTHER, bias, one) : 0.0f);
+        if (has_residual) v += LOAD(OTHER, residual, one);
+        STORE(RESULT, out, one, v);
     }
     if (two != one && two < rows) {
-        float v = y.y + (has_bias ? LOAD(ACT, bias, two) : 0.0f);
-        if (has_residual) v += LOAD(ACT, residual, two);
-        STORE(ACT, out, two, v);
+        float v = y.y + (has_bias ? LOAD(OTHER, bias, two) : 0.0f);
+        if (has_residual) v += LOAD(OTHER, residual, two);
+        STORE(RESULT, out, two, v);
     }
 }
 #endif

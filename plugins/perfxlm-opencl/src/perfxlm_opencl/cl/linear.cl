@@ -5,13 +5,13 @@
 #include "products.cl"
 
 __kernel void linear(
-    OUT(ACT, out), IN(ACT, x), IN(byte, weight), IN(ACT, bias), const int tokens, const int rows,
-    const int columns, const int row_bytes, const int first, const int width, const int has_bias
+    OUT(RESULT, out), IN(ACT, x), IN(byte, weight), IN(OTHER, bias), const int tokens,
+    const int rows, const int columns, const int row_bytes, const int first, const int width, const int has_bias
 ) {
-    PLACE_OUT(ACT, out);
+    PLACE_OUT(RESULT, out);
     PLACE_IN(ACT, x);
     PLACE_IN(byte, weight);
-    PLACE_IN(ACT, bias);
+    PLACE_IN(OTHER, bias);
     const int o = get_global_id(0) * ROWS, t0 = get_global_id(1) * TOKENS;
     if (o >= rows) return;
     Bytes row[ROWS];
@@ -68,12 +68,12 @@ __kernel void linear(
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         if (o + r >= rows) break;
-        const float shift = has_bias ? LOAD(ACT, bias, first + o + r) : 0.0f;
+        const float shift = has_bias ? LOAD(OTHER, bias, first + o + r) : 0.0f;
 #pragma unroll
         for (int t = 0; t < TOKENS; t++) {
             if (t0 + t >= tokens) break;
             const float sum = sum16(sums[t * ROWS + r]) + rest[t * ROWS + r];
-            STORE(ACT, out, (size_t)(t0 + t) * width + first + o + r, sum + shift);
+            STORE(RESULT, out, (size_t)(t0 + t) * width + first + o + r, sum + shift);
         }
     }
 }

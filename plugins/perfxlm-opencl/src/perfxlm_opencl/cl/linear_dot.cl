@@ -7,14 +7,14 @@
 #define RUNS 16  // of each token, staged at once
 
 __kernel AS_SUBGROUPS __attribute__((reqd_work_group_size(LANES, SPLIT, 1))) void linear_dot(
-    OUT(ACT, out), IN(ACT, x), IN(int, weight) PICTURE, const int extra_units, IN(ACT, bias),
-    IN(ACT, residual), const int tokens, const int rows, const int columns, const int first,
+    OUT(RESULT, out), IN(ACT, x), IN(int, weight) PICTURE, const int extra_units, IN(OTHER, bias),
+    IN(OTHER, residual), const int tokens, const int rows, const int columns, const int first,
     const int width, const int has_bias, const int has_residual
 ) {
-    PLACE_OUT(ACT, out);
+    PLACE_OUT(RESULT, out);
     PLACE_IN(ACT, x);
-    PLACE_IN(ACT, bias);
-    PLACE_IN(ACT, residual);
+    PLACE_IN(OTHER, bias);
+    PLACE_IN(OTHER, residual);
     Words units = (Words)weight_base + weight_at;
     Bytes extras = (Bytes)(units + 4 * (size_t)extra_units);
     __local uint stage[TOKENS * RUNS * RUN];
@@ -50,8 +50,8 @@ __kernel AS_SUBGROUPS __attribute__((reqd_work_group_size(LANES, SPLIT, 1))) voi
     for (int t = 0; t < TOKENS; t++) {
         if (t0 + t >= tokens) break;
         const size_t at = (size_t)(t0 + t) * width + first + o;
-        float more = has_bias ? LOAD(ACT, bias, first + o) : 0.0f;
-        if (has_residual) more += LOAD(ACT, residual, at);
-        STORE(ACT, out, at, sums[t] + more);
+        float more = has_bias ? LOAD(OTHER, bias, first + o) : 0.0f;
+        if (has_residual) more += LOAD(OTHER, residual, at);
+        STORE(RESULT, out, at, sums[t] + more);
     }
 }

@@ -19,10 +19,10 @@ __kernel void rotary_table(
 
 // One work-item for each pair of elements, or element that passes unchanged.
 __kernel void rotary_embedding(
-    OUT(ACT, out), IN(ACT, x), IN(float, cosines), IN(float, sines), const int tokens,
+    OUT(RESULT, out), IN(ACT, x), IN(float, cosines), IN(float, sines), const int tokens,
     const int heads, const int head_dim, const int angles, const int interleaved
 ) {
-    PLACE_OUT(ACT, out);
+    PLACE_OUT(RESULT, out);
     PLACE_IN(ACT, x);
     PLACE_IN(float, cosines);
     PLACE_IN(float, sines);
@@ -32,13 +32,13 @@ __kernel void rotary_embedding(
     const int i = at % width;
     const size_t head = ((size_t)t * heads + at / width) * head_dim;
     if (i >= angles) {
-        STORE(ACT, out, head + angles + i, LOAD(ACT, x, head + angles + i));
+        STORE(RESULT, out, head + angles + i, LOAD(ACT, x, head + angles + i));
         return;
     }
     const size_t a = head + (interleaved ? 2 * i : i);
     const size_t b = interleaved ? a + 1 : a + angles;
     const float first = LOAD(ACT, x, a), second = LOAD(ACT, x, b);
     const float c = cosines[(size_t)t * angles + i], s = sines[(size_t)t * angles + i];
-    STORE(ACT, out, a, first * c - second * s);
-    STORE(ACT, out, b, second * c + first * s);
+    STORE(RESULT, out, a, first * c - second * s);
+    STORE(RESULT, out, b, second * c + first * s);
 }

@@ -6,10 +6,12 @@
 #define FOR_VECTORS(i, n) for (int i = get_local_id(0) * 16; i + 16 <= (n); i += LOCAL * 16)
 #define FOR_REST(i, n) for (int i = ((n) & ~15) + get_local_id(0); i < (n); i += LOCAL)
 
-__kernel void rms_norm(OUT(ACT, out), IN(ACT, x), IN(ACT, weight), const int n, const float eps) {
-    PLACE_OUT(ACT, out) + get_group_id(0) * (size_t)n;
+__kernel void rms_norm(
+    OUT(RESULT, out), IN(ACT, x), IN(OTHER, weight), const int n, const float eps
+) {
+    PLACE_OUT(RESULT, out) + get_group_id(0) * (size_t)n;
     PLACE_IN(ACT, x) + get_group_id(0) * (size_t)n;
-    PLACE_IN(ACT, weight);
+    PLACE_IN(OTHER, weight);
     SCRATCH;
     float16 squares = 0.0f;
     float rest = 0.0f;
@@ -23,8 +25,10 @@ __kernel void rms_norm(OUT(ACT, out), IN(ACT, x), IN(ACT, weight), const int n, 
     }
     const float total = group_sum(sum16(squares) + rest, scratch);
     const float scale = 1.0f / sqrt(total / n + eps);
-    FOR_VECTORS(i, n) STORE16(ACT, out, i, LOAD16(ACT, x, i) * scale * LOAD16(ACT, weight, i));
-    FOR_REST(i, n) STORE(ACT, out, i, LOAD(ACT, x, i) * scale * LOAD(ACT, weight, i));
+    FOR_VECTORS(i, n) {
+        STORE16(RESULT, out, i, LOAD16(ACT, x, i) * scale * LOAD16(OTHER, weight, i));
+    }
+    FOR_REST(i, n) STORE(RESULT, out, i, LOAD(ACT, x, i) * scale * LOAD(OTHER, weight, i));
 }
 
 __kernel void layer_norm(

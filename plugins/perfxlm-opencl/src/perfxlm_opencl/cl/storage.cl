@@ -12,6 +12,15 @@
 #define STORED_byte uchar
 #define STORED(kind) JOIN(STORED_, kind)
 
+// ACT is the kind of what a kernel reads first, RESULT of what it writes, OTHER of what stands beside
+// it: a bias, a residual, a norm's weight, a second operand. Mostly they are one.
+#ifndef RESULT
+#define RESULT ACT
+#endif
+#ifndef OTHER
+#define OTHER ACT
+#endif
+
 // An operand is two arguments: a buffer, and an offset in elements.
 #define IN(kind, name) __global const STORED(kind) *restrict name##_base, const ulong name##_at
 #define OUT(kind, name) __global STORED(kind) *restrict name##_base, const ulong name##_at

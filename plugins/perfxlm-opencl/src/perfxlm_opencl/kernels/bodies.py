@@ -12,7 +12,7 @@ from typing import Any
 from perfxlm_core import ops
 from perfxlm_core.plugin import Attributes, Dims, Operand, Site
 from perfxlm_opencl.kernels import linear, normalization
-from perfxlm_opencl.launch import Chain, ClLaunch, Length, count, dtype_of
+from perfxlm_opencl.launch import Chain, ClLaunch, Length, count
 
 _ALIGNED = 256
 
@@ -25,7 +25,7 @@ def _tokens(dims: Dims) -> int:
 
 
 def between(widths: Callable[[Any], Sequence[int]]) -> Callable[[Dims, Attributes], int]:
-    """Scratch memory for intermediate values of these widths, in float32 at most."""
+    """Scratch memory for intermediate values of these widths, in float32."""
 
     def nbytes(dims: Dims, attrs: Attributes) -> int:
         return _bytes(widths(dims), _tokens(dims))
@@ -60,15 +60,13 @@ class Body:
         self.parts: list[ClLaunch | Chain] = []
 
     def value(self, *shape: Length) -> Operand:
-        """Room for an intermediate value, of the dtype of `x`."""
+        """Room for an intermediate value: in float32, since sums that cancel show rounding."""
         scratch = self.site.scratch
         assert scratch is not None
         width = 1
         for length in shape[1:]:
             width *= int(length)
-        made = Operand(
-            "between", shape, dtype_of(self.site, "x"), scratch.buffer, scratch.offset + self.used
-        )
+        made = Operand("between", shape, "float32", scratch.buffer, scratch.offset + self.used)
         self.used += _aligned(4 * width * self._most())
         return made
 

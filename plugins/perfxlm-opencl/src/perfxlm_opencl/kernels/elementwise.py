@@ -3,7 +3,7 @@
 from perfxlm_core import ops
 from perfxlm_core.plugin import Launch, Site
 from perfxlm_opencl.kernels.collection import ACTIVATIONS, kernels
-from perfxlm_opencl.launch import Tiles, count, device_of, kind_of, launch, shape_of
+from perfxlm_opencl.launch import Tiles, count, device_of, kinds, launch, shape_of
 
 
 @kernels.binds(ops.add, dtypes=ACTIVATIONS)
@@ -67,7 +67,7 @@ def _elements(
         ["out", first, *rest],
         [Tiles(n, items)],
         [items],
-        defines={"ACT": kind_of(site, first)},
+        defines=kinds(site, first, *([second] if second else [])),
     )
 
 

@@ -29,7 +29,7 @@ from perfxlm_opencl.launch import (
     constant,
     count,
     device_of,
-    kind_of,
+    kinds,
     launch,
     shape_of,
 )
@@ -117,7 +117,7 @@ def _on_rows(site: Site, part: Part, tokens: Length, shape: Shape) -> ClLaunch:
         [Tiles(part.rows, shape.rows * items), Tiles(tokens, shape.tokens)],
         [items, 1],
         defines={
-            "ACT": kind_of(site, "x"), "TOKENS": shape.tokens, "ROWS": shape.rows,
+            **kinds(site, "x", "bias"), "TOKENS": shape.tokens, "ROWS": shape.rows,
             "AHEAD": ahead, **format_defines(site, "weight"),
         },
     )  # fmt: skip
@@ -127,7 +127,7 @@ def _on_tiles(site: Site, part: Part, tokens: Length, shape: Shape) -> ClLaunch:
     """The weight in tiles, products in float."""
     reads = Reads.of(site, ["weight"], [part])
     defines: Defines = {
-        "ACT": kind_of(site, "x"), "TOKENS": shape.tokens, "ROWS": shape.rows,
+        **kinds(site, "x", "bias", "residual"), "TOKENS": shape.tokens, "ROWS": shape.rows,
         **format_defines(site, "weight"),
     }  # fmt: skip
     kernel = "linear_lanes"
@@ -146,7 +146,7 @@ def _rounded(site: Site, part: Part, tokens: Length, shape: Shape) -> ClLaunch |
     lanes, one = reads.layout.lanes, shape.tokens == 1
     options = [o for o in reads.options(dot) if o.get("DOT")]
     source, kernel = ("fused_lanes.cl", "linear_staged") if one else ("linear_dot.cl", "linear_dot")
-    defines: Defines = {"ACT": kind_of(site, "x")}
+    defines: Defines = {**kinds(site, "x", "bias", "residual")}
     defines |= {"LINEAR": 1, **formats(site, "weight")[0]} if one else {
         "TOKENS": shape.tokens, **format_defines(site, "weight")
     }  # fmt: skip

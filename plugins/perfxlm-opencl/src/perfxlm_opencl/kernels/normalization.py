@@ -11,7 +11,7 @@ from perfxlm_opencl.launch import (
     constant,
     count,
     device_of,
-    kind_of,
+    kinds,
     launch,
     shape_of,
 )
@@ -36,7 +36,7 @@ def layer_norm(site: Site) -> Launch:
 
 def _rows(site: Site, kernel: str, arguments: Sequence[Argument]) -> Launch:
     device = device_of(site)
-    defines = {"ACT": kind_of(site, "x")}
+    defines = kinds(site, "x", "weight")
     program, items = device.programs.fitted("rows.cl", kernel, defines, device.profile.row_items)
     rows = count(shape_of(site, "x")[:-1])
     return launch(site, "rows.cl", kernel, arguments, [Tiles(rows)], [items], program=program)

@@ -3,7 +3,7 @@
 from perfxlm_core import ops
 from perfxlm_core.plugin import Launch, Site
 from perfxlm_opencl.kernels.collection import ACTIVATIONS, kernels
-from perfxlm_opencl.launch import Tiles, constant, device_of, kind_of, launch, shape_of
+from perfxlm_opencl.launch import Tiles, constant, device_of, kinds, launch, shape_of
 
 
 @kernels.binds(ops.rotary_table)
@@ -43,5 +43,5 @@ def rotary_embedding(site: Site) -> Launch:
         ],
         [Tiles(heads * (head_dim - angles), items), Tiles(tokens)],
         [items, 1],
-        defines={"ACT": kind_of(site, "x")},
+        defines=kinds(site, "x"),
     )  # fmt: skip

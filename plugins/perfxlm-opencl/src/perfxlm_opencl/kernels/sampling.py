@@ -32,7 +32,7 @@ def sample_top_k_top_p(site: Site) -> Launch:
     arguments: list[Argument] = [
         "out", "logits", "temperatures", "top_ks", "top_ps", "uniforms", vocab,
     ]  # fmt: skip
-    return _rows(site, "sample_top_k_top_p", "logits", arguments, rows)
+    return _rows(site, "sample_top_k_top_p", "logits", arguments, rows, source="sampling.cl")
 
 
 @kernels.binds(ops.log_probabilities, dtypes=ACTIVATIONS)
@@ -64,12 +64,17 @@ def _softmax(site: Site, *, logarithm: bool) -> Launch:
 
 
 def _rows(
-    site: Site, kernel: str, like: str, arguments: Sequence[Argument], *groups: Length
+    site: Site,
+    kernel: str,
+    like: str,
+    arguments: Sequence[Argument],
+    *groups: Length,
+    source: str = "probabilities.cl",
 ) -> Launch:
     device = device_of(site)
     defines = {"ACT": kind_of(site, like)}
     items = device.profile.row_items
-    program, items = device.programs.fitted("sampling.cl", kernel, defines, items)
+    program, items = device.programs.fitted(source, kernel, defines, items)
     local = [items, *(1 for _ in groups[1:])]
     tiles = [Tiles(length) for length in groups]
-    return launch(site, "sampling.cl", kernel, arguments, tiles, local, program=program)
+    return launch(site, source, kernel, arguments, tiles, local, program=program)
