@@ -1,0 +1,161 @@
+// Attention for graphics processors: a work-group of LOCAL work-items has a tile.
+//
+// Vectors go across the rows of a tile. A work-item multiplies a key with all queries, which lie in
+// local memory, one vector for each element; then PARTS of the keys of each row become weights;
+// then a work-item has value elements of its own, and adds them up for all rows. Keys and values
+// are read from global memory once, where they are needed.
+#include "pages.cl"
+#include "softmax.cl"
+
+#define VECTOR JOIN(float, ROWS)
+#define WHOLE JOIN(int, ROWS)
+#define READ(p) JOIN(vload, ROWS)(0, p)
+#define WRITE(v, p) JOIN(vstore, ROWS)(v, 0, p)
+#define PARTS 16
+#define WIDE ((DIM + LOCAL - 1) / LOCAL)
+#define SYNC barrier(CLK_LOCAL_MEM_FENCE)
+
+// A key's product with each query, which are [size, ROWS].
+inline VECTOR products(__global const STORED(CACHE) *k, __local const float *query, int size) {
+    VECTOR dot = 0.0f;
+    int i = 0;
+    for (; i + 4 <= size; i += 4) {
+        const float4 part = LOAD4(CACHE, k, i);
+        dot = mad((VECTOR)part.x, READ(query + i * ROWS), dot);
+        dot = mad((VECTOR)part.y, READ(query + (i + 1) * ROWS), dot);
+        dot = mad((VECTOR)part.z, READ(query + (i + 2) * ROWS), dot);
+        dot = mad((VECTOR)part.w, READ(query + (i + 3) * ROWS), dot);
+    }
+    for (; i < size; i++) dot = mad((VECTOR)LOAD(CACHE, k, i), READ(query + i * ROWS), dot);
+    return dot;
+}
+
+__kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void paged_attention(
+    OUT(ACT, out), OUT(float, partials), IN(ACT, q), IN(CACHE, k_cache), IN(CACHE, v_cache),
+    IN(int, block_tables), IN(int, seq_lens), IN(int, query_starts), IN(ACT, sinks),
+    const int seqs, const int max_blocks, const int heads, const int kv_heads,
+    const int block_size, const int size, const int v_size, const int window, const float scale,
+    const float cap, const int has_sinks, const int pieces, const int apart
+) {
+    PLACE_OUT(ACT, out);
+    PLACE_OUT(float, partials);
+    PLACE_IN(ACT, q);
+    PLACE_IN(CACHE, k_cache);
+    PLACE_IN(CACHE, v_cache);
+    PLACE_IN(int, block_tables);
+    PLACE_IN(int, seq_lens);
+    PLACE_IN(int, query_starts);
+    PLACE_IN(ACT, sinks);
+    __local float query[DIM * ROWS], score[PIECE * ROWS];
+    __local float most[PARTS * ROWS], part[PARTS * ROWS];
+    __local float top[ROWS], total[ROWS], kept[ROWS], added[ROWS];
+    __local int lasts[ROWS];
+    const int kv_head = get_group_id(0), item = get_local_id(0);
+    const Tile tile = tile_of(get_group_id(1), query_starts, seq_lens, seqs, heads / kv_heads);
+    if (tile.rows <= 0) return;
+    __global const int *blocks = block_tables + (size_t)tile.sequence * max_blocks;
+    const int rows = tile.rows;
+    const int begin = first_key(last_key(tile, 0), window), end = last_key(tile, rows - 1) + 1;
+    const int mine = get_group_id(2), first = apart ? mine : begin / PIECE;
+    const int behind = apart ? mine + 1 : (end - 1) / PIECE + 1;
+    if (first < begin / PIECE || first * PIECE >= end) return;
+    for (int i = item; i < ROWS * size; i += LOCAL) {
+        const int r = i / size, at = i % size;
+        const size_t from = r < rows ? place_of(tile, r, kv_head, heads) * size + at : 0;
+        query[at * ROWS + r] = r < rows ? LOAD(ACT, q, from) : 0.0f;
+    }
+    for (int r = item; r < ROWS; r += LOCAL) {
+        lasts[r] = last_key(tile, min(r, rows - 1));
+        top[r] = -INFINITY;
+        total[r] = 0.0f;
+    }
+    SYNC;
+    VECTOR all[WIDE];
+    for (int w = 0; w < WIDE; w++) all[w] = 0.0f;
+    for (int piece = first; piece < behind; piece++) {
+        const int base = piece * PIECE, low = max(begin, base) - base;
+        const int high = min(end - base, PIECE);
+        for (int j = item; j < PIECE; j += LOCAL) {
+            VECTOR scores = -INFINITY;
+            if (j >= low && j < high) {
+                const size_t slot = slot_of(blocks, base + j, block_size);
+                const WHOLE last = READ(lasts);
+                scores = scale * products(
+                    k_cache + (slot * kv_heads + kv_head) * size, query, size
+                );
+                if (cap > 0.0f) scores = cap * tanh(scores / cap);
+                scores = base + j > last ? (VECTOR)-INFINITY : scores;
+                if (window) scores = base + j <= last - window ? (VECTOR)-INFINITY : scores;
+            }
+            WRITE(scores, score + j * ROWS);
+        }
+        SYNC;
+        for (int x = item; x < PARTS * ROWS; x += LOCAL) {
+            const int r = x % ROWS, p = x / ROWS;
+            float highest = -INFINITY;
+            for (int j = p; j < PIECE; j += PARTS) highest = fmax(highest, score[j * ROWS + r]);
+            most[x] = highest;
+        }
+        SYNC;
+        for (int x = item; x < PARTS * ROWS; x += LOCAL) {
+            const int r = x % ROWS, p = x / ROWS;
+            float highest = -INFINITY, sum = 0.0f;
+            for (int i = r; i < PARTS * ROWS; i += ROWS) highest = fmax(highest, most[i]);
+            const float less = known(highest);
+            for (int j = p; j < PIECE; j += PARTS) {
+                const float weight = exp(score[j * ROWS + r] - less);
+                score[j * ROWS + r] = weight;
+                sum += weight;
+            }
+            part[x] = sum;
+            if (p == 0) {
+                const float before = top[r];
+                top[r] = fmax(before, highest);
+                kept[r] = shrink(before, top[r]);
+                added[r] = shrink(highest, top[r]);
+            }
+        }
+        SYNC;
+        for (int r = item; r < ROWS; r += LOCAL) {
+            float sum = 0.0f;
+            for (int i = r; i < PARTS * ROWS; i += ROWS) sum += part[i];
+            total[r] = total[r] * kept[r] + sum * added[r];
+        }
+        for (int w = 0; w < WIDE; w++) {
+            const int e = item + w * LOCAL;
+            if (e >= v_size) break;
+            VECTOR sums = 0.0f;
+            for (int j = low; j < high; j++) {
+                const size_t slot = slot_of(blocks, base + j, block_size);
+                const float v = LOAD(CACHE, v_cache, (slot * kv_heads + kv_head) * v_size + e);
+                sums = mad((VECTOR)v, READ(score + j * ROWS), sums);
+            }
+            all[w] = all[w] * READ(kept) + sums * READ(added);
+        }
+        SYNC;
+    }
+    for (int w = 0; w < WIDE; w++) {
+        const int e = item + w * LOCAL;
+        if (e >= v_size) break;
+        float mine[ROWS];
+        WRITE(all[w], mine);
+        for (int r = 0; r < rows; r++) {
+            const size_t place = place_of(tile, r, kv_head, heads);
+            if (apart) {
+                __global float *result = partials + (place * pieces + first) * (v_size + 2);
+                result[e] = mine[r];
+                if (e == 0) result[v_size] = top[r];
+                if (e == 0) result[v_size + 1] = total[r];
+            } else {
+                float sum = total[r], less = 1.0f;
+                if (has_sinks) {
+                    const float sink = LOAD(ACT, sinks, place % heads);
+                    const float highest = fmax(top[r], sink);
+                    less = shrink(top[r], highest);
+                    sum = sum * less + exp(sink - highest);
+                }
+                STORE(ACT, out, place * v_size + e, mine[r] * less / sum);
+            }
+        }
+    }
+}
