@@ -24,7 +24,7 @@ inline float4 sums16(float16 a, float16 b, float16 c, float16 d) {
         + ((float4)(i.z, j.z, k.z, l.z) + (float4)(i.w, j.w, k.w, l.w));
 }
 
-// Copies keys or values, as floats.
+// Copies a row, as floats.
 #define COPY(kind, to, from, size)                                                  \
     {                                                                               \
         int at = 0;                                                                 \
@@ -36,6 +36,82 @@ inline float4 sums16(float16 a, float16 b, float16 c, float16 d) {
             for (; at < (size); at++) (to)[at] = LOAD(kind, from, at);              \
         }                                                                           \
     }
+
+inline void copy_rows(
+    float *to, __global const STORED(CACHE) *cache, __global const int *blocks, int key, int keys,
+    int block_size, int kv_heads, int kv_head, int size
+) {
+    for (int j = 0; j < keys; j++) {
+        const size_t row = slot_of(blocks, key + j, block_size) * kv_heads + kv_head;
+        COPY(CACHE, to + j * WHOLE(size), cache + row * size, size);
+    }
+}
+
+// Scores of a query and some keys, four at a time.
+inline void multiply(
+    float *score, const float *query, const float *k, int keys, int wide, float scale, float cap
+) {
+    for (int j = 0; j < keys; j += 4, k += 4 * wide) {
+        float16 a = 0.0f, b = 0.0f, c = 0.0f, d = 0.0f;
+        for (int i = 0; i < wide; i += 16) {
+            const float16 part = vload16(0, query + i);
+            a = mad(part, vload16(0, k + i), a);
+            b = mad(part, vload16(0, k + wide + i), b);
+            c = mad(part, vload16(0, k + 2 * wide + i), c);
+            d = mad(part, vload16(0, k + 3 * wide + i), d);
+        }
+        float4 some = scale * sums16(a, b, c, d);
+        if (cap > 0.0f) some = cap * tanh(some / cap);
+        vstore4(some, 0, score + j);
+    }
+}
+
+// Scores into weights, none for keys out of sight; gives the largest score.
+inline float weigh(float *score, int seen, int unseen, int columns, float *total) {
+    for (int j = 0; j < min(seen, columns); j++) score[j] = -INFINITY;
+    for (int j = max(unseen, 0); j < columns; j++) score[j] = -INFINITY;
+    float16 most = -INFINITY, sum = 0.0f;
+    for (int j = 0; j < columns; j += 16) most = fmax(most, vload16(0, score + j));
+    const float top = max16(most);
+    const float16 less = known(top);
+    for (int j = 0; j < columns; j += 16) {
+        const float16 weights = exp(vload16(0, score + j) - less);
+        vstore16(weights, 0, score + j);
+        sum += weights;
+    }
+    *total = sum16(sum);
+    return top;
+}
+
+// Adds up values from one key to another; 64 elements in registers while there are so many.
+inline void add_values(
+    float *sum, const float *weights, const float *values, int from, int to, int wide
+) {
+    int e = 0;
+    for (; e + 64 <= wide; e += 64) {
+        float16 a = vload16(0, sum + e), b = vload16(1, sum + e);
+        float16 c = vload16(2, sum + e), d = vload16(3, sum + e);
+        for (int j = from; j < to; j++) {
+            const float *v = values + j * wide + e;
+            const float16 weight = weights[j];
+            a = mad(weight, vload16(0, v), a);
+            b = mad(weight, vload16(1, v), b);
+            c = mad(weight, vload16(2, v), c);
+            d = mad(weight, vload16(3, v), d);
+        }
+        vstore16(a, 0, sum + e);
+        vstore16(b, 1, sum + e);
+        vstore16(c, 2, sum + e);
+        vstore16(d, 3, sum + e);
+    }
+    for (; e < wide; e += 16) {
+        float16 a = vload16(0, sum + e);
+        for (int j = from; j < to; j++) {
+            a = mad((float16)weights[j], vload16(0, values + j * wide + e), a);
+        }
+        vstore16(a, 0, sum + e);
+    }
+}
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void paged_attention(
     OUT(ACT, out), OUT(float, partials), IN(ACT, q), IN(CACHE, k_cache), IN(CACHE, v_cache),
@@ -79,86 +155,27 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void paged_attention(
         const int base = piece * PIECE, from = max(begin, base), to = min(end, base + PIECE);
         for (int key = from; key < to; key += KEYS) {
             const int keys = min(KEYS, to - key);
-            for (int j = 0; j < keys; j++) {
-                const size_t slot = slot_of(blocks, key + j, block_size);
-                __global const STORED(CACHE) *k = k_cache + (slot * kv_heads + kv_head) * size;
-                COPY(CACHE, copy + j * wide, k, size);
-            }
+            copy_rows(copy, k_cache, blocks, key, keys, block_size, kv_heads, kv_head, size);
             for (int r = 0; r < rows; r++) {
-                for (int j = 0; j < keys; j += 4) {
-                    const float *k = copy + j * wide;
-                    float16 a = 0.0f, b = 0.0f, c = 0.0f, d = 0.0f;
-                    for (int i = 0; i < wide; i += 16) {
-                        const float16 part = vload16(0, query + r * wide + i);
-                        a = mad(part, vload16(0, k + i), a);
-                        b = mad(part, vload16(0, k + wide + i), b);
-                        c = mad(part, vload16(0, k + 2 * wide + i), c);
-                        d = mad(part, vload16(0, k + 3 * wide + i), d);
-                    }
-                    float4 some = scale * sums16(a, b, c, d);
-                    if (cap > 0.0f) some = cap * tanh(some / cap);
-                    vstore4(some, 0, score + r * COLUMNS + key - base + j);
-                }
+                float *mine = score + r * COLUMNS + key - base;
+                multiply(mine, query + r * wide, copy, keys, wide, scale, cap);
             }
         }
-        const int columns = WHOLE(to - base);
         for (int r = 0; r < rows; r++) {
-            float *mine = score + r * COLUMNS;
-            const int last = last_key(tile, r);
-            const int low = first_key(last, window) - base, high = last + 1 - base;
-            for (int j = 0; j < min(low, columns); j++) mine[j] = -INFINITY;
-            for (int j = max(high, 0); j < columns; j++) mine[j] = -INFINITY;
-            float16 most = -INFINITY, sum = 0.0f;
-            for (int j = 0; j < columns; j += 16) most = fmax(most, vload16(0, mine + j));
-            top[r] = max16(most);
-            const float16 less = known(top[r]);
-            for (int j = 0; j < columns; j += 16) {
-                const float16 weights = exp(vload16(0, mine + j) - less);
-                vstore16(weights, 0, mine + j);
-                sum += weights;
-            }
-            total[r] = sum16(sum);
+            const int last = last_key(tile, r), seen = first_key(last, window) - base;
+            const int unseen = last + 1 - base, columns = WHOLE(to - base);
+            top[r] = weigh(score + r * COLUMNS, seen, unseen, columns, total + r);
             for (int i = 0; i < v_wide; i += 16) vstore16(0.0f, 0, sums + r * v_wide + i);
         }
         for (int key = from; key < to; key += KEYS) {
             const int keys = min(KEYS, to - key);
-            for (int j = 0; j < keys; j++) {
-                const size_t slot = slot_of(blocks, key + j, block_size);
-                __global const STORED(CACHE) *v = v_cache + (slot * kv_heads + kv_head) * v_size;
-                COPY(CACHE, copy + j * v_wide, v, v_size);
-            }
+            copy_rows(copy, v_cache, blocks, key, keys, block_size, kv_heads, kv_head, v_size);
             for (int r = 0; r < rows; r++) {
-                const int last = last_key(tile, r);
-                const int low = max(0, first_key(last, window) - key);
-                const int high = min(keys, last + 1 - key);
+                const int last = last_key(tile, r), seen = max(0, first_key(last, window) - key);
                 const float *weights = score + r * COLUMNS + key - base;
-                int e = 0;
-                for (; e + 64 <= v_wide; e += 64) {
-                    float *sum = sums + r * v_wide + e;
-                    float16 a = vload16(0, sum), b = vload16(1, sum);
-                    float16 c = vload16(2, sum), d = vload16(3, sum);
-                    for (int j = low; j < high; j++) {
-                        const float *v = copy + j * v_wide + e;
-                        const float16 weight = weights[j];
-                        a = mad(weight, vload16(0, v), a);
-                        b = mad(weight, vload16(1, v), b);
-                        c = mad(weight, vload16(2, v), c);
-                        d = mad(weight, vload16(3, v), d);
-                    }
-                    vstore16(a, 0, sum);
-                    vstore16(b, 1, sum);
-                    vstore16(c, 2, sum);
-                    vstore16(d, 3, sum);
-                }
-                for (; e < v_wide; e += 16) {
-                    float *sum = sums + r * v_wide + e;
-                    float16 a = vload16(0, sum);
-                    for (int j = low; j < high; j++) {
-                        const float16 weight = weights[j];
-                        a = mad(weight, vload16(0, copy + j * v_wide + e), a);
-                    }
-                    vstore16(a, 0, sum);
-                }
+                add_values(
+                    sums + r * v_wide, weights, copy, seen, min(keys, last + 1 - key), v_wide
+                );
             }
         }
         if (apart) {

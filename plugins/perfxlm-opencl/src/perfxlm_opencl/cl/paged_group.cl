@@ -8,25 +8,39 @@
 #include "softmax.cl"
 
 #define VECTOR JOIN(float, ROWS)
-#define WHOLE JOIN(int, ROWS)
 #define READ(p) JOIN(vload, ROWS)(0, p)
 #define WRITE(v, p) JOIN(vstore, ROWS)(v, 0, p)
+#define MULTIPLY_ADD JOIN(multiply_add, ROWS)
 #define PARTS 16
 #define WIDE ((DIM + LOCAL - 1) / LOCAL)
 #define SYNC barrier(CLK_LOCAL_MEM_FENCE)
+// Loops that are not worth unrolling: that takes some compilers seconds.
+#define AS_WRITTEN _Pragma("nounroll")
+
+// `mad` may round once or twice, and in some runtimes that depends on the length of its vectors:
+// so all are made of those of four, for a row to get the same bits in tiles of any size.
+#define multiply_add4 mad
+inline float8 multiply_add8(float8 a, float8 b, float8 c) {
+    return (float8)(mad(a.lo, b.lo, c.lo), mad(a.hi, b.hi, c.hi));
+}
+inline float16 multiply_add16(float16 a, float16 b, float16 c) {
+    return (float16)(multiply_add8(a.lo, b.lo, c.lo), multiply_add8(a.hi, b.hi, c.hi));
+}
 
 // A key's product with each query, which are [size, ROWS].
 inline VECTOR products(__global const STORED(CACHE) *k, __local const float *query, int size) {
     VECTOR dot = 0.0f;
     int i = 0;
-    for (; i + 4 <= size; i += 4) {
+    AS_WRITTEN for (; i + 4 <= size; i += 4, query += 4 * ROWS) {
         const float4 part = LOAD4(CACHE, k, i);
-        dot = mad((VECTOR)part.x, READ(query + i * ROWS), dot);
-        dot = mad((VECTOR)part.y, READ(query + (i + 1) * ROWS), dot);
-        dot = mad((VECTOR)part.z, READ(query + (i + 2) * ROWS), dot);
-        dot = mad((VECTOR)part.w, READ(query + (i + 3) * ROWS), dot);
+        dot = MULTIPLY_ADD((VECTOR)part.x, READ(query), dot);
+        dot = MULTIPLY_ADD((VECTOR)part.y, READ(query + ROWS), dot);
+        dot = MULTIPLY_ADD((VECTOR)part.z, READ(query + 2 * ROWS), dot);
+        dot = MULTIPLY_ADD((VECTOR)part.w, READ(query + 3 * ROWS), dot);
     }
-    for (; i < size; i++) dot = mad((VECTOR)LOAD(CACHE, k, i), READ(query + i * ROWS), dot);
+    AS_WRITTEN for (; i < size; i++, query += ROWS) {
+        dot = MULTIPLY_ADD((VECTOR)LOAD(CACHE, k, i), READ(query), dot);
+    }
     return dot;
 }
 
@@ -49,7 +63,6 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void paged_attention
     __local float query[DIM * ROWS], score[PIECE * ROWS];
     __local float most[PARTS * ROWS], part[PARTS * ROWS];
     __local float top[ROWS], total[ROWS], kept[ROWS], added[ROWS];
-    __local int lasts[ROWS];
     const int kv_head = get_group_id(0), item = get_local_id(0);
     const Tile tile = tile_of(get_group_id(1), query_starts, seq_lens, seqs, heads / kv_heads);
     if (tile.rows <= 0) return;
@@ -59,50 +72,46 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void paged_attention
     const int mine = get_group_id(2), first = apart ? mine : begin / PIECE;
     const int behind = apart ? mine + 1 : (end - 1) / PIECE + 1;
     if (first < begin / PIECE || first * PIECE >= end) return;
-    for (int i = item; i < ROWS * size; i += LOCAL) {
+    AS_WRITTEN for (int i = item; i < ROWS * size; i += LOCAL) {
         const int r = i / size, at = i % size;
         const size_t from = r < rows ? place_of(tile, r, kv_head, heads) * size + at : 0;
         query[at * ROWS + r] = r < rows ? LOAD(ACT, q, from) : 0.0f;
     }
-    for (int r = item; r < ROWS; r += LOCAL) {
-        lasts[r] = last_key(tile, min(r, rows - 1));
+    AS_WRITTEN for (int r = item; r < ROWS; r += LOCAL) {
         top[r] = -INFINITY;
         total[r] = 0.0f;
     }
     SYNC;
     VECTOR all[WIDE];
     for (int w = 0; w < WIDE; w++) all[w] = 0.0f;
-    for (int piece = first; piece < behind; piece++) {
+    AS_WRITTEN for (int piece = first; piece < behind; piece++) {
         const int base = piece * PIECE, low = max(begin, base) - base;
         const int high = min(end - base, PIECE);
-        for (int j = item; j < PIECE; j += LOCAL) {
-            VECTOR scores = -INFINITY;
-            if (j >= low && j < high) {
-                const size_t slot = slot_of(blocks, base + j, block_size);
-                const WHOLE last = READ(lasts);
-                scores = scale * products(
-                    k_cache + (slot * kv_heads + kv_head) * size, query, size
-                );
-                if (cap > 0.0f) scores = cap * tanh(scores / cap);
-                scores = base + j > last ? (VECTOR)-INFINITY : scores;
-                if (window) scores = base + j <= last - window ? (VECTOR)-INFINITY : scores;
-            }
-            WRITE(scores, score + j * ROWS);
+        AS_WRITTEN for (int j = low + item; j < high; j += LOCAL) {
+            const size_t slot = slot_of(blocks, base + j, block_size);
+            __global const STORED(CACHE) *k = k_cache + (slot * kv_heads + kv_head) * size;
+            WRITE(scale * products(k, query, size), score + j * ROWS);
         }
         SYNC;
-        for (int x = item; x < PARTS * ROWS; x += LOCAL) {
-            const int r = x % ROWS, p = x / ROWS;
+        AS_WRITTEN for (int x = item; x < PARTS * ROWS; x += LOCAL) {
+            const int r = x % ROWS, last = last_key(tile, min(r, rows - 1));
+            const int seen = first_key(last, window) - base, unseen = last + 1 - base;
             float highest = -INFINITY;
-            for (int j = p; j < PIECE; j += PARTS) highest = fmax(highest, score[j * ROWS + r]);
+            AS_WRITTEN for (int j = x / ROWS; j < PIECE; j += PARTS) {
+                float one = j >= seen && j < unseen ? score[j * ROWS + r] : -INFINITY;
+                if (cap > 0.0f && j >= seen && j < unseen) one = cap * tanh(one / cap);
+                score[j * ROWS + r] = one;
+                highest = fmax(highest, one);
+            }
             most[x] = highest;
         }
         SYNC;
-        for (int x = item; x < PARTS * ROWS; x += LOCAL) {
+        AS_WRITTEN for (int x = item; x < PARTS * ROWS; x += LOCAL) {
             const int r = x % ROWS, p = x / ROWS;
             float highest = -INFINITY, sum = 0.0f;
-            for (int i = r; i < PARTS * ROWS; i += ROWS) highest = fmax(highest, most[i]);
+            AS_WRITTEN for (int i = r; i < PARTS * ROWS; i += ROWS) highest = fmax(highest, most[i]);
             const float less = known(highest);
-            for (int j = p; j < PIECE; j += PARTS) {
+            AS_WRITTEN for (int j = p; j < PIECE; j += PARTS) {
                 const float weight = exp(score[j * ROWS + r] - less);
                 score[j * ROWS + r] = weight;
                 sum += weight;
@@ -116,9 +125,9 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void paged_attention
             }
         }
         SYNC;
-        for (int r = item; r < ROWS; r += LOCAL) {
+        AS_WRITTEN for (int r = item; r < ROWS; r += LOCAL) {
             float sum = 0.0f;
-            for (int i = r; i < PARTS * ROWS; i += ROWS) sum += part[i];
+            AS_WRITTEN for (int i = r; i < PARTS * ROWS; i += ROWS) sum += part[i];
             total[r] = total[r] * kept[r] + sum * added[r];
         }
         for (int w = 0; w < WIDE; w++) {
@@ -128,18 +137,18 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void paged_attention
             for (int j = low; j < high; j++) {
                 const size_t slot = slot_of(blocks, base + j, block_size);
                 const float v = LOAD(CACHE, v_cache, (slot * kv_heads + kv_head) * v_size + e);
-                sums = mad((VECTOR)v, READ(score + j * ROWS), sums);
+                sums = MULTIPLY_ADD((VECTOR)v, READ(score + j * ROWS), sums);
             }
             all[w] = all[w] * READ(kept) + sums * READ(added);
         }
         SYNC;
     }
-    for (int w = 0; w < WIDE; w++) {
+    AS_WRITTEN for (int w = 0; w < WIDE; w++) {
         const int e = item + w * LOCAL;
         if (e >= v_size) break;
         float mine[ROWS];
         WRITE(all[w], mine);
-        for (int r = 0; r < rows; r++) {
+        AS_WRITTEN for (int r = 0; r < rows; r++) {
             const size_t place = place_of(tile, r, kv_head, heads);
             if (apart) {
                 __global float *result = partials + (place * pieces + first) * (v_size + 2);

@@ -53,6 +53,8 @@ ALONE_SIZE = 256
 """Head size up to which such work-items share one program."""
 SMALL_SIZE = 64
 """The least head size that programs of work-groups are made for; the next are twice as large."""
+MOST_ITEMS = 256
+"""Work-items of a group at most, each with an element of the values or some."""
 QUERY_FLOATS = 2048
 """Floats of queries that a work-group keeps in local memory, where heads are large."""
 
@@ -168,9 +170,8 @@ def _program(site: Site, rows: int) -> tuple[str, Any, int]:
     if _alone(device):
         source = "paged_alone.cl"
         return source, device.programs.build(source, {**defines, "KEYS": STAGED}), 1
-    source = "paged_group.cl"
-    made = device.programs.fitted(source, "paged_attention", defines, device.profile.row_items)
-    return source, *made
+    source, items = "paged_group.cl", min(_size(site), MOST_ITEMS)
+    return source, *device.programs.fitted(source, "paged_attention", defines, items)
 
 
 def _merge(site: Site) -> ClLaunch:
