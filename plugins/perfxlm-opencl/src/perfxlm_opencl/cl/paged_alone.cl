@@ -55,10 +55,10 @@ inline void multiply(
         float16 a = 0.0f, b = 0.0f, c = 0.0f, d = 0.0f;
         for (int i = 0; i < wide; i += 16) {
             const float16 part = vload16(0, query + i);
-            a = mad(part, vload16(0, k + i), a);
-            b = mad(part, vload16(0, k + wide + i), b);
-            c = mad(part, vload16(0, k + 2 * wide + i), c);
-            d = mad(part, vload16(0, k + 3 * wide + i), d);
+            a = MULTIPLY_ADD(part, vload16(0, k + i), a);
+            b = MULTIPLY_ADD(part, vload16(0, k + wide + i), b);
+            c = MULTIPLY_ADD(part, vload16(0, k + 2 * wide + i), c);
+            d = MULTIPLY_ADD(part, vload16(0, k + 3 * wide + i), d);
         }
         float4 some = scale * sums16(a, b, c, d);
         if (cap > 0.0f) some = cap * tanh(some / cap);
@@ -94,10 +94,10 @@ inline void add_values(
         for (int j = from; j < to; j++) {
             const float *v = values + j * wide + e;
             const float16 weight = weights[j];
-            a = mad(weight, vload16(0, v), a);
-            b = mad(weight, vload16(1, v), b);
-            c = mad(weight, vload16(2, v), c);
-            d = mad(weight, vload16(3, v), d);
+            a = MULTIPLY_ADD(weight, vload16(0, v), a);
+            b = MULTIPLY_ADD(weight, vload16(1, v), b);
+            c = MULTIPLY_ADD(weight, vload16(2, v), c);
+            d = MULTIPLY_ADD(weight, vload16(3, v), d);
         }
         vstore16(a, 0, sum + e);
         vstore16(b, 1, sum + e);
@@ -107,7 +107,7 @@ inline void add_values(
     for (; e < wide; e += 16) {
         float16 a = vload16(0, sum + e);
         for (int j = from; j < to; j++) {
-            a = mad((float16)weights[j], vload16(0, values + j * wide + e), a);
+            a = MULTIPLY_ADD((float16)weights[j], vload16(0, values + j * wide + e), a);
         }
         vstore16(a, 0, sum + e);
     }

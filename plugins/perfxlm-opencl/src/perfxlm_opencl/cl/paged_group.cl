@@ -10,22 +10,10 @@
 #define VECTOR JOIN(float, ROWS)
 #define READ(p) JOIN(vload, ROWS)(0, p)
 #define WRITE(v, p) JOIN(vstore, ROWS)(v, 0, p)
-#define MULTIPLY_ADD JOIN(multiply_add, ROWS)
-#define PARTS 16
 #define WIDE ((DIM + LOCAL - 1) / LOCAL)
 #define SYNC barrier(CLK_LOCAL_MEM_FENCE)
 // Loops that are not worth unrolling: that takes some compilers seconds.
 #define AS_WRITTEN _Pragma("nounroll")
-
-// `mad` may round once or twice, and in some runtimes that depends on the length of its vectors:
-// so all are made of those of four, for a row to get the same bits in tiles of any size.
-#define multiply_add4 mad
-inline float8 multiply_add8(float8 a, float8 b, float8 c) {
-    return (float8)(mad(a.lo, b.lo, c.lo), mad(a.hi, b.hi, c.hi));
-}
-inline float16 multiply_add16(float16 a, float16 b, float16 c) {
-    return (float16)(multiply_add8(a.lo, b.lo, c.lo), multiply_add8(a.hi, b.hi, c.hi));
-}
 
 // A key's product with each query, which are [size, ROWS].
 inline VECTOR products(__global const STORED(CACHE) *k, __local const float *query, int size) {

@@ -8,7 +8,16 @@
 // A context is cut at every PIECE-th position. Each piece has a softmax of its own; what it gives
 // (largest score, sum of weights, weighted sum of values) is merged with the pieces before it, in
 // order. Where that happens, and with which other rows, changes no bit of a row.
+//
+// Compilers for processors let `mad` round once or twice as suits the code around it, so there it is
+// `fma` that gives a row the same bits in tiles of all sizes.
 #include "storage.cl"
+
+#if FUSED
+#define MULTIPLY_ADD fma
+#else
+#define MULTIPLY_ADD mad
+#endif
 
 typedef struct {
     int sequence;  // which

@@ -47,6 +47,8 @@ FULL = 4
 MOST_ROWS = 16
 """Queries of a tile at most: those of a key head's query heads, for some tokens."""
 LEAST_ROWS = 4
+PARTS = 16
+"""Parts of a piece's keys, each of which one work-item weighs for a query."""
 STAGED = 32
 """Keys that a work-item that works alone copies at a time."""
 ALONE_SIZE = 256
@@ -114,8 +116,18 @@ def _rows(device: OpenClDevice, group: int, size: int) -> tuple[int, int]:
     """Queries of a tile where sequences have one new token, and where they have many."""
     if _alone(device):
         return MOST_ROWS, MOST_ROWS
-    many = max(LEAST_ROWS, min(MOST_ROWS, QUERY_FLOATS // size))
+    many = _most_rows(size)
     return min(many, _doubled(LEAST_ROWS, group)), many
+
+
+def _most_rows(size: int) -> int:
+    return max(LEAST_ROWS, min(MOST_ROWS, QUERY_FLOATS // size))
+
+
+def local_bytes(size: int) -> int:
+    """Local memory of a work-group, for heads of this size."""
+    size = _doubled(SMALL_SIZE, size)
+    return 4 * _most_rows(size) * (size + PIECE + 2 * PARTS + 4)
 
 
 def _doubled(least: int, wanted: int) -> int:
@@ -163,14 +175,15 @@ def _attention(site: Site, rows: int, *, apart: bool = False) -> ClLaunch:
 def _program(site: Site, rows: int) -> tuple[str, Any, int]:
     """The source, the program, and the work-items of a group."""
     device = device_of(site)
-    defines = {
+    defines: dict[str, str | int] = {
         "ACT": kind_of(site, "q"), "CACHE": kind_of(site, "k_cache"), "ROWS": rows,
-        "PIECE": PIECE, "DIM": _size(site),
+        "PIECE": PIECE, "DIM": _size(site), "FUSED": int(device.facts.is_cpu),
     }  # fmt: skip
     if _alone(device):
         source = "paged_alone.cl"
         return source, device.programs.build(source, {**defines, "KEYS": STAGED}), 1
     source, items = "paged_group.cl", min(_size(site), MOST_ITEMS)
+    defines["PARTS"] = PARTS
     return source, *device.programs.fitted(source, "paged_attention", defines, items)
 
 
