@@ -53,13 +53,14 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void paged_attention
     __local float top[ROWS], total[ROWS], kept[ROWS], added[ROWS];
     const int kv_head = get_group_id(0), item = get_local_id(0);
     const Tile tile = tile_of(get_group_id(1), query_starts, seq_lens, seqs, heads / kv_heads);
-    if (tile.rows <= 0) return;
     __global const int *blocks = block_tables + (size_t)tile.sequence * max_blocks;
-    const int rows = tile.rows;
-    const int begin = first_key(last_key(tile, 0), window), end = last_key(tile, rows - 1) + 1;
-    const int mine = get_group_id(2), first = apart ? mine : begin / PIECE;
-    const int behind = apart ? mine + 1 : (end - 1) / PIECE + 1;
-    if (first < begin / PIECE || first * PIECE >= end) return;
+    // A group without rows or keys goes on with none: some compilers copy all that comes behind a
+    // barrier that may not be reached.
+    const int begin = first_key(last_key(tile, 0), window);
+    const int end = last_key(tile, tile.rows - 1) + 1, mine = get_group_id(2);
+    const bool seen = tile.rows > 0 && (!apart || (mine >= begin / PIECE && mine * PIECE < end));
+    const int first = apart ? mine : begin / PIECE, rows = seen ? tile.rows : 0;
+    const int behind = !seen ? first : apart ? mine + 1 : (end - 1) / PIECE + 1;
     AS_WRITTEN for (int i = item; i < ROWS * size; i += LOCAL) {
         const int r = i / size, at = i % size;
         const size_t from = r < rows ? place_of(tile, r, kv_head, heads) * size + at : 0;
@@ -72,9 +73,10 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void paged_attention
     SYNC;
     VECTOR all[WIDE];
     for (int w = 0; w < WIDE; w++) all[w] = 0.0f;
-    AS_WRITTEN for (int piece = first; piece < behind; piece++) {
+    int piece = first;
+    do {
         const int base = piece * PIECE, low = max(begin, base) - base;
-        const int high = min(end - base, PIECE);
+        const int high = seen ? min(end - base, PIECE) : 0;
         AS_WRITTEN for (int j = low + item; j < high; j += LOCAL) {
             const size_t slot = slot_of(blocks, base + j, block_size);
             __global const STORED(CACHE) *k = k_cache + (slot * kv_heads + kv_head) * size;
@@ -83,11 +85,11 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void paged_attention
         SYNC;
         AS_WRITTEN for (int x = item; x < PARTS * ROWS; x += LOCAL) {
             const int r = x % ROWS, last = last_key(tile, min(r, rows - 1));
-            const int seen = first_key(last, window) - base, unseen = last + 1 - base;
+            const int from = first_key(last, window) - base, to = last + 1 - base;
             float highest = -INFINITY;
             AS_WRITTEN for (int j = x / ROWS; j < PIECE; j += PARTS) {
-                float one = j >= seen && j < unseen ? score[j * ROWS + r] : -INFINITY;
-                if (cap > 0.0f && j >= seen && j < unseen) one = cap * tanh(one / cap);
+                float one = j >= from && j < to ? score[j * ROWS + r] : -INFINITY;
+                if (cap > 0.0f && j >= from && j < to) one = cap * tanh(one / cap);
                 score[j * ROWS + r] = one;
                 highest = fmax(highest, one);
             }
@@ -130,7 +132,17 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void paged_attention
             all[w] = all[w] * READ(kept) + sums * READ(added);
         }
         SYNC;
+    } while (++piece < behind);
+    AS_WRITTEN for (int r = item; r < ROWS; r += LOCAL) {
+        kept[r] = 1.0f;
+        if (has_sinks && !apart) {
+            const int head = kv_head * tile.group + (tile.first + r) % tile.group;
+            const float sink = LOAD(ACT, sinks, head), highest = fmax(top[r], sink);
+            kept[r] = shrink(top[r], highest);
+            total[r] = total[r] * kept[r] + exp(sink - highest);
+        }
     }
+    SYNC;
     AS_WRITTEN for (int w = 0; w < WIDE; w++) {
         const int e = item + w * LOCAL;
         if (e >= v_size) break;
@@ -144,14 +156,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void paged_attention
                 if (e == 0) result[v_size] = top[r];
                 if (e == 0) result[v_size + 1] = total[r];
             } else {
-                float sum = total[r], less = 1.0f;
-                if (has_sinks) {
-                    const float sink = LOAD(ACT, sinks, place % heads);
-                    const float highest = fmax(top[r], sink);
-                    less = shrink(top[r], highest);
-                    sum = sum * less + exp(sink - highest);
-                }
-                STORE(ACT, out, place * v_size + e, mine[r] * less / sum);
+                STORE(ACT, out, place * v_size + e, mine[r] * kept[r] / total[r]);
             }
         }
     }
