@@ -109,7 +109,7 @@ def _by_tokens(site: Site, few: int, many: int) -> Launch:
     if few == many:
         return large
     tokens, seqs = shape_of(site, "q")[0], shape_of(site, "block_tables")[0]
-    return by_size(tokens - 2 * seqs, 0, _attention(site, few), large)
+    return by_size(tokens + seqs * -2, 0, _attention(site, few), large)
 
 
 def _rows(device: OpenClDevice, group: int, size: int) -> tuple[int, int]:
