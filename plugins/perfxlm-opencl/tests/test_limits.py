@@ -17,6 +17,7 @@ from perfxlm_core.ops.formats import FORMATS, Tensor
 from perfxlm_core.ops.types import Dim
 from perfxlm_core.registry.kernels import Registry
 from perfxlm_opencl.kernels import kernels
+from perfxlm_opencl.kernels.attention import local_bytes
 from perfxlm_opencl.kernels.parameters import TABLES, candidates, fitted, valid
 from perfxlm_opencl.profiles import NAMES, choose
 
@@ -58,7 +59,8 @@ def test_groups_and_local_memory_are_within_the_limits(published):
     facts, profile = published
     assert max(profile.row_items, profile.items) <= facts.max_work_group
     assert profile.max_items <= facts.max_work_group
-    assert 4 * profile.row_items + 4 * profile.keys <= facts.local_memory
+    assert 4 * profile.row_items <= facts.local_memory
+    assert all(local_bytes(size) <= facts.local_memory for size in (64, 128, 256, 512))
     for _, shape in TABLES[profile.name].shapes:
         assert valid(fitted(shape, profile, facts), profile, facts)
 

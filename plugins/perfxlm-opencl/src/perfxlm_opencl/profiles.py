@@ -110,7 +110,6 @@ class Profile:
         images: weights may be read as images.
         row_items: work-items that share a row, in reductions over rows.
         items: work-items of a group where each works alone.
-        keys: keys that a group of attention looks at together.
         max_items: work-items of a group, at most.
     """
 
@@ -122,7 +121,6 @@ class Profile:
     images: bool = False
     row_items: int = 64
     items: int = 64
-    keys: int = 64
     max_items: int = 256
 
     def summary(self) -> str:
@@ -139,7 +137,7 @@ class Profile:
 
 _WANTED = {
     "generic": Profile("generic"),
-    "cpu": Profile("cpu", row_items=1, items=16, keys=32),
+    "cpu": Profile("cpu", row_items=1, items=16),
     "intel": Profile("intel", "float16", fp16=True, subgroup=16, dot_product=True),
     "adreno": Profile("adreno", "float16", fp16=True, subgroup=64, dot_product=True, images=True),
     "mali": Profile("mali", "float16", fp16=True, dot_product=True),

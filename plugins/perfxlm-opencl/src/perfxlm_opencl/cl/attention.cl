@@ -1,4 +1,4 @@
-// Writing of the paged cache; cl/paged.cl is attention over it.
+// Writing of the paged cache; cl/paged_alone.cl and cl/paged_group.cl are attention over it.
 #include "storage.cl"
 
 // One work-item for an element of a key and one of a value.
