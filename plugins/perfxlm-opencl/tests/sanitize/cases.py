@@ -21,7 +21,7 @@ from perfxlm_opencl.kernels import kernels
 
 DRAWN = 40
 """Cases of each combination of types among which those to run are chosen."""
-LARGEST = 1 << 14
+LARGEST = 1 << 12
 """Product of a case's lengths: a simulator takes seconds for more."""
 ROUNDED = ("q4_0", "q4_1", "q8_0", "q4_k", "q6_k")
 """Formats whose products may be those of bytes."""
