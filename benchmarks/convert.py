@@ -20,10 +20,14 @@ def folder_of(name, file, models):
     made = models / "huggingface" / name
     if not made.is_dir():
         import torch
+        import transformers
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         given = {"gguf_file": file.name}
-        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **given)
+        decoded = {"dtype": torch.bfloat16}
+        if hasattr(transformers, "GgufConfig"):  # versions that keep blocks packed unless told
+            decoded["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        model = AutoModelForCausalLM.from_pretrained(file.parent, **decoded, **given)
         unfinished = made.with_name(f"{name}.part")
         model.save_pretrained(unfinished)
         AutoTokenizer.from_pretrained(file.parent, **given).save_pretrained(unfinished)

@@ -233,6 +233,21 @@ def table(found, alone, args):
     return "\n".join(lines)
 
 
+def verdict(found, alone, args):
+    """One line: which targets hold: ours ahead of each peer, and 90 % of the bare engine."""
+    held = {}
+    for name in dict.fromkeys(name for name, _ in found if name != PERFXLM):
+        for concurrency in args.concurrency:
+            ours, theirs = found[PERFXLM, concurrency], found[name, concurrency]
+            for key, ahead in (("output_throughput", 1), ("median_ttft_ms", -1)):
+                what = f"{MEASURES[key]} ahead of {name} at {concurrency}"
+                held[what] = ahead * (median(ours, key) - median(theirs, key)) > 0
+    served = median(found[PERFXLM, max(args.concurrency)], "output_throughput")
+    held["90 % of the bare engine"] = served >= 0.9 * statistics.median(alone)
+    missed = [f"missed {what}" for what, holds in held.items() if not holds]
+    return "; ".join([f"{len(held) - len(missed)} of {len(held)} targets hold", *missed])
+
+
 def median(results, name):
     return statistics.median(result[name] for result in results)
 
@@ -243,7 +258,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", default=[1, 8, 16],
                         type=lambda text: [int(n) for n in text.split(",")])  # fmt: skip
-    parser.add_argument("--requests-per-slot", type=int, default=2)
+    parser.add_argument("--requests-per-slot", type=int, default=4)
     parser.add_argument("--input-len", type=int, default=128)
     parser.add_argument("--output-len", type=int, default=64)
     parser.add_argument("--context", type=int, default=512, help="tokens of each request")
@@ -266,6 +281,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended before the last round"))
     found, alone = rounds(args)
     print(table(found, alone, args))
+    print(verdict(found, alone, args))
     if args.json:
         results = {f"{name} {n}": values for (name, n), values in found.items()}
         args.json.write_text(json.dumps({**results, "offline": alone}, indent=1))
