@@ -73,5 +73,9 @@ class RequestError(ValidationError):
     """One request cannot be served; the others go on."""
 
 
+class LogitsError(RequestError):
+    """The model's logits are no numbers: a kernel or the weights are to blame, not the request."""
+
+
 class EngineDeadError(PerfxlmError):
     """The engine's process has ended; what it ran is lost."""

@@ -94,7 +94,7 @@ def _run(
     try:
         from perfxlm_core.serve.arguments import parse
         from perfxlm_core.serve.client import AsyncLLM
-        from perfxlm_core.serve.server import _service
+        from perfxlm_core.serve.service import Service
     except ModuleNotFoundError as error:
         raise PerfxlmError(
             f'perfxlm run-batch needs {error.name}: pip install "perfxlm[serve]"'
@@ -103,7 +103,7 @@ def _run(
     config = engine_args.create_engine_config()
     llm = AsyncLLM(config)
     try:
-        return asyncio.run(_answer_all(_service(llm, settings, config.model), entries, write))
+        return asyncio.run(_answer_all(Service.on(llm, settings, config.model), entries, write))
     finally:
         llm.shutdown()
 

@@ -70,6 +70,8 @@ class Admission:
     ) -> tuple[Prompt, list[int], SamplingParams]:
         """A prompt in the engine's terms, its token ids, and a copy of the parameters.
 
+        A constraint is not compiled here; `submission` does it.
+
         Raises:
             ArgumentError: the prompt or the parameters cannot be used.
             RequestError: the prompt does not fit.
@@ -191,7 +193,6 @@ class Admission:
                 parameter="ignore_eos",
             )
         params.structured_outputs = structured.with_defaults(self._structured_config)
-        self._grammars.grammar(params.structured_outputs)
 
     def _token_ids(self, prompt: Prompt, tokenization: dict[str, Any]) -> list[int]:
         unknown = sorted(tokenization.keys() - _TOKENIZATION)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from perfxlm_core.engine.flat_logprobs import FlatLogprobs
 from perfxlm_core.engine.outputs import (
     CompletionOutput,
     Logprob,
@@ -14,18 +13,19 @@ from perfxlm_core.engine.outputs import (
     TokenLogprobs,
 )
 from perfxlm_core.engine.params import RequestOutputKind
+from perfxlm_core.engine.record import RequestRecord
 from perfxlm_core.engine.request import FinishReason
 from perfxlm_core.engine.sampler import raw_logprobs, raw_logprobs_of
+from perfxlm_core.errors import DeviceError, LogitsError
 
 if TYPE_CHECKING:
     from perfxlm_core.engine.detokenizer import Detokenizer
     from perfxlm_core.engine.params import SamplingParams
+    from perfxlm_core.engine.record import Logprobs
     from perfxlm_core.engine.request import Request
     from perfxlm_core.engine.runner import Tokenizer
     from perfxlm_core.engine.sampler import Floats, RequestSampler
-
-
-Logprobs: TypeAlias = list[TokenLogprobs] | FlatLogprobs
+    from perfxlm_core.errors import PerfxlmError
 
 
 class TokenTexts:
@@ -66,7 +66,7 @@ class Completion:
         self.logprobs: Logprobs | None = None
         self.cumulative_logprob: float | None = None
         if submission.params.logprobs is not None:
-            self.logprobs = FlatLogprobs() if submission.params.flat_logprobs else []
+            self.logprobs = submission.new_logprobs()
             self.cumulative_logprob = 0.0
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
@@ -152,8 +152,8 @@ class Completion:
         )
 
 
-class Submission:
-    """What a user asked for.
+class Submission(RequestRecord):
+    """What a user asked for, while the engine works on it.
 
     Args:
         stop_ids: Tokens that end a completion; `eos_token_id` is the one that needs no reason.
@@ -172,19 +172,14 @@ class Submission:
         arrival_time: float,
         queued_ts: float,
     ) -> None:
-        self.request_id = request_id
-        self.prompt = prompt
-        self.prompt_token_ids = prompt_token_ids
-        self.params = params
+        stats = RequestStateStats(arrival_time=arrival_time, queued_ts=queued_ts)
+        super().__init__(request_id, prompt, prompt_token_ids, params, stats)
         self.stop_ids = stop_ids
         self.eos_token_id = eos_token_id
         self.completions: list[Completion] = []
-        self.error: str | None = None
-        self.prompt_logprobs: list[TokenLogprobs | None] | FlatLogprobs | None = None
         if params.prompt_logprobs is not None:
-            self.prompt_logprobs = FlatLogprobs() if params.flat_logprobs else []
+            self.prompt_logprobs = self.new_prompt_logprobs()
             self.prompt_logprobs.append(None)
-        self.stats = RequestStateStats(arrival_time=arrival_time, queued_ts=queued_ts)
         self._texts = texts
         self._num_told = 0
 
@@ -192,6 +187,11 @@ class Submission:
     def finished(self) -> bool:
         """Whether every completion has ended."""
         return all(c.finish_reason is not None for c in self.completions)
+
+    def fail(self, error: PerfxlmError) -> None:
+        """Note why the request cannot go on."""
+        self.error = str(error)
+        self.engine_failed = isinstance(error, DeviceError | LogitsError)
 
     def token_logprobs(self, found: Iterable[tuple[int, float, int]]) -> TokenLogprobs:
         """Log-probabilities by token id, from (id, logprob, rank)."""
@@ -244,14 +244,5 @@ class Submission:
         else:
             return None
         self.stats.num_preemptions = sum(c.request.num_preemptions for c in self.completions)
-        return RequestOutput(
-            request_id=self.request_id,
-            prompt=self.prompt,
-            prompt_token_ids=self.prompt_token_ids,
-            prompt_logprobs=self.prompt_logprobs,
-            outputs=outputs,
-            finished=finished,
-            metrics=self.stats,
-            num_cached_tokens=self.completions[0].request.num_cached_tokens,
-            error=self.error,
-        )
+        self.num_cached_tokens = self.completions[0].request.num_cached_tokens
+        return self.output_of(outputs, finished=finished)

@@ -210,7 +210,7 @@ class Engine:
         failed = dict.fromkeys(completion.submission for completion in running)
         log.error("%d requests have failed: %s", len(failed), error)
         for submission in failed:
-            submission.error = str(error)
+            submission.fail(error)
             for completion in submission.completions:
                 if completion.finish_reason is None:
                     completion.finish(FinishReason.ERROR)
@@ -251,7 +251,7 @@ class Engine:
         try:
             completion.submission.add_prompt_logits(logits, first)
         except RequestError as error:
-            completion.submission.error = str(error)
+            completion.submission.fail(error)
         completion.request.num_prompt_logits = first + len(logits)
 
     def _sample(
@@ -273,14 +273,13 @@ class Engine:
         try:
             if isinstance(token, RequestError):
                 raise token
-            if submission.error is not None:
-                raise RequestError(submission.error)
             completion.add_logprobs(row, token)
-            completion.add_token(token, self.max_model_len)
         except RequestError as error:
-            submission.error = str(error)
+            submission.fail(error)
+        if submission.error is not None or isinstance(token, RequestError):
             completion.finish(FinishReason.ERROR)
         else:
+            completion.add_token(token, self.max_model_len)
             submission.note_token(now)
             self._num_generated += 1
         if completion.finish_reason is not None:

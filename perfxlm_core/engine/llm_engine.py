@@ -25,6 +25,19 @@ if TYPE_CHECKING:
 MODES = ("abort", "wait", "keep")
 
 
+def check_sleep(level: int, mode: str) -> None:
+    """Refuse what `sleep` cannot do, before anything is given back.
+
+    Raises:
+        ArgumentError: the level or the mode is none.
+    """
+    if level not in (0, 1, 2):
+        raise ArgumentError(f"level must be 0, 1 or 2, got {level!r}", parameter="level")
+    if mode not in MODES:
+        expected = ", ".join(MODES)
+        raise ArgumentError(f"mode must be one of {expected}, got {mode!r}", parameter="mode")
+
+
 class LLMEngine(Engine):
     """An engine that one thread steps.
 
@@ -119,10 +132,7 @@ class LLMEngine(Engine):
         Raises:
             ArgumentError: the level or the mode is none.
         """
-        if level not in (0, 1, 2):
-            raise ArgumentError(f"level must be 0, 1 or 2, got {level!r}", parameter="level")
-        if mode not in MODES:
-            raise ArgumentError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        check_sleep(level, mode)
         outputs = self._quiet(mode)
         if level > 0:
             self.scheduler.preempt_all()

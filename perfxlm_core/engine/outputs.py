@@ -85,6 +85,7 @@ class RequestOutput:
         outputs: `n` completions, ordered by index.
         num_cached_tokens: Prompt tokens that the prefix cache already had.
         error: Why the request ended with `finish_reason` "error".
+        engine_failed: Whether the engine is to blame for `error`, and not the request.
 
     `lora_request` and the encoder's prompt are there for programs that read them, and always None.
     """
@@ -101,3 +102,4 @@ class RequestOutput:
     encoder_prompt_token_ids: None = field(default=None, repr=False)
     num_cached_tokens: int | None = None
     error: str | None = None
+    engine_failed: bool = False

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from perfxlm_core.errors import RequestError
+from perfxlm_core.errors import LogitsError, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -205,11 +205,14 @@ def checked(row: Floats, token_id: int) -> int:
     """`token_id`, the likeliest of the row, unless the row makes no sense.
 
     Raises:
-        RequestError: its logit is not finite.
+        RequestError: no token is left to choose from.
+        LogitsError: its logit is infinite, or not a number.
     """
     value = row[token_id]
-    if not -np.inf < value < np.inf:
-        raise RequestError(_NO_TOKEN if value == -np.inf else _NOT_FINITE.format(value, token_id))
+    if value == -np.inf:
+        raise RequestError(_NO_TOKEN)
+    if not value < np.inf:
+        raise LogitsError(_NOT_FINITE.format(value, token_id))
     return token_id
 
 

@@ -15,7 +15,7 @@ import zmq
 from perfxlm_core.engine.admission import Admission
 from perfxlm_core.engine.outputs import RequestStateStats
 from perfxlm_core.errors import ArgumentError, EngineDeadError, PerfxlmError
-from perfxlm_core.serve.connection import EngineConnection, raised
+from perfxlm_core.serve.connection import EngineConnection, refusal
 from perfxlm_core.serve.messages import (
     Abort,
     Add,
@@ -31,7 +31,7 @@ from perfxlm_core.serve.messages import (
 from perfxlm_core.serve.stream import RequestStream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
     from perfxlm_core.engine.config import EngineConfig
     from perfxlm_core.engine.outputs import RequestOutput
@@ -293,16 +293,21 @@ class AsyncLLM:
         if isinstance(event, Step):
             self._take_step(event)
         elif isinstance(event, Refused):
-            stream = self._streams.get(event.number)
-            if stream is not None:
-                stream.fail(raised(Failed(event.kind, event.text, "")))
-                self._note_end(stream, "error")
+            self._refuse(event)
         elif isinstance(event, Answer):
-            ticket = self._tickets.pop(event.ticket)
+            ticket = self._tickets.pop(event.number)
             if not ticket.done():  # nobody waits any more
                 ticket.set_result(event.value)
         elif isinstance(event, Failed):
             self._connection.failure = event
+
+    def _refuse(self, event: Refused) -> None:
+        stream, ticket = self._streams.get(event.number), self._tickets.pop(event.number, None)
+        if stream is not None:
+            stream.fail(refusal(event))
+            self._note_end(stream, "error")
+        if ticket is not None and not ticket.done():
+            ticket.set_exception(refusal(event))
 
     def _take_step(self, step: Step) -> None:
         self._last_stats = step.stats
@@ -491,25 +496,66 @@ class AsyncLLM:
         """False: there is no tracing."""
         return False
 
+    # -- calls to the engine ------------------------------------------------------------------
+
+    async def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """Give the model's memory back, weights and KV cache, until `wake_up`.
+
+        Requests that come meanwhile wait. The rest is as `LLMEngine.sleep` does it; with the mode
+        "wait" other requests are finished first, and nothing else is done until then.
+
+        Raises:
+            ArgumentError: the level or the mode is none.
+        """
+        await self._called("sleep", level, mode)
+
+    async def wake_up(self, tags: Sequence[str] | None = None) -> bool:
+        """Load again what `sleep` gave back; everything at once, whatever the tags."""
+        return bool(await self._called("wake_up", None if tags is None else list(tags)))
+
     async def is_sleeping(self) -> bool:
-        """False: an engine process does not sleep."""
-        return False
+        """Whether `sleep` was called, and `wake_up` not since."""
+        return bool(await self._called("is_sleeping"))
+
+    async def start_profile(self, profile_prefix: str | None = None) -> None:
+        """Time every operator of every step, until `stop_profile`.
+
+        Raises:
+            ArgumentError: it runs already.
+        """
+        await self._called("start_profile", profile_prefix)
+
+    async def stop_profile(self) -> None:
+        """Write the trace, for Perfetto, into `profiler_config`'s `torch_profiler_dir`.
+
+        Raises:
+            ArgumentError: nothing was started.
+        """
+        await self._called("stop_profile")
+
+    async def reset_mm_cache(self) -> None:
+        """Nothing: prompts are text, and no media are cached."""
 
     async def reset_prefix_cache(
         self, reset_running_requests: bool = False, reset_connector: bool = False
     ) -> bool:
-        """Forget every cached prefix; False, with nothing done, while requests hold blocks."""
-        return bool(await self._called("reset_prefix_cache"))
+        """Forget every cached prefix; False, with nothing done, while requests hold blocks.
+
+        Args:
+            reset_running_requests: Compute running requests again, so that nothing hinders it.
+            reset_connector: There is no connector.
+        """
+        return bool(await self._called("reset_prefix_cache", reset_running_requests))
 
     async def free_blocks(self) -> tuple[int, int]:
         """KV blocks that no request holds, and all there are."""
         free, total = await self._called("free_blocks")
         return free, total
 
-    async def _called(self, name: str) -> Any:  # noqa: ANN401 - plain values
+    async def _called(self, name: str, *arguments: Any) -> Any:  # noqa: ANN401 - plain values
         self._check_alive()
         self.listen()
-        ticket = next(self._numbers)
-        answer = self._tickets[ticket] = asyncio.get_running_loop().create_future()
-        self._connection.send(Call(ticket, name))
+        number = next(self._numbers)
+        answer = self._tickets[number] = asyncio.get_running_loop().create_future()
+        self._connection.send(Call(number, name, list(arguments)))
         return await answer

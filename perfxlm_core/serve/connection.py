@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from perfxlm_core.engine.config import EngineConfig
-    from perfxlm_core.serve.messages import Command, Facts
+    from perfxlm_core.serve.messages import Command, Facts, Refused
 
 POLL_MS = 100
 """How often a starting process is looked at."""
@@ -162,11 +162,23 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def raised(event: Failed) -> PerfxlmError:
-    """The exception that a process reported, of its own class if it is one of ours."""
-    kind = getattr(errors, event.kind, None)
-    if isinstance(kind, type) and issubclass(kind, PerfxlmError):
-        error: PerfxlmError = kind(event.text)
-    else:
-        error = EngineDeadError(f"the engine raised {event.kind}: {event.text}")
+    """The exception with which a process has ended."""
+    error = _exception(event.kind, event.text)
     error.add_note(f"raised in the engine process:\n{event.traceback}")
     return error
+
+
+def refusal(event: Refused) -> PerfxlmError:
+    """The exception with which a request or a call was refused."""
+    error = _exception(event.kind, event.text)
+    if isinstance(error, errors.ValidationError):
+        error.parameter = event.parameter
+    return error
+
+
+def _exception(kind: str, text: str) -> PerfxlmError:
+    """An exception of the named class if it is one of ours."""
+    found = getattr(errors, kind, None)
+    if isinstance(found, type) and issubclass(found, PerfxlmError):
+        return found(text)
+    return EngineDeadError(f"the engine raised {kind}: {text}")

@@ -21,7 +21,8 @@ import msgspec
 import zmq
 
 from perfxlm_core.engine.config import EngineConfig
-from perfxlm_core.errors import PerfxlmError, RequestError
+from perfxlm_core.engine.llm_engine import check_sleep
+from perfxlm_core.errors import PerfxlmError
 from perfxlm_core.serve.messages import (
     Abort,
     Add,
@@ -42,7 +43,9 @@ from perfxlm_core.serve.messages import (
 )
 
 if TYPE_CHECKING:
-    from perfxlm_core.engine.engine import Engine
+    from collections.abc import Callable, Iterable
+
+    from perfxlm_core.engine.llm_engine import LLMEngine
     from perfxlm_core.engine.outputs import RequestOutput, TokenLogprobs
     from perfxlm_core.serve.messages import Command, Event
 
@@ -102,7 +105,7 @@ def _end_with_stdin() -> None:
     os._exit(1)
 
 
-def _loaded(config: EngineConfig, socket: zmq.Socket[bytes]) -> Engine:
+def _loaded(config: EngineConfig, socket: zmq.Socket[bytes]) -> LLMEngine:
     from perfxlm_core.engine.build import build_engine
 
     began = time.monotonic()
@@ -126,13 +129,19 @@ def _send(socket: zmq.Socket[bytes], event: Event) -> None:
     socket.send(encoder.encode(event))
 
 
+def _refused(number: int, error: Exception) -> Refused:
+    parameter = getattr(error, "parameter", None)
+    return Refused(number, type(error).__name__, str(error), parameter)
+
+
 class EngineLoop:
     """Commands, a step, its outputs, again."""
 
     def __init__(
-        self, engine: Engine, commands: zmq.Socket[bytes], events: zmq.Socket[bytes]
+        self, engine: LLMEngine, commands: zmq.Socket[bytes], events: zmq.Socket[bytes]
     ) -> None:
         self.engine = engine
+        self._calls = EngineCalls(engine, self._report)
         self.commands = commands
         self.events = events
         self._begun: set[str] = set()
@@ -141,15 +150,18 @@ class EngineLoop:
     def run(self) -> None:
         """Until `Stop`."""
         while self._take_commands():
-            if self.engine.has_unfinished_requests():
-                self._step()
+            if self._has_work():
+                self._report(self.engine.step())
+
+    def _has_work(self) -> bool:
+        return self.engine.has_unfinished_requests() and not self.engine.is_sleeping()
 
     # -- commands -----------------------------------------------------------------------------
 
     def _take_commands(self) -> bool:
         """Take what has come, waiting for something if there is no step to make; False to stop."""
         for _ in range(COMMANDS_A_STEP):
-            flags = zmq.NOBLOCK if self.engine.has_unfinished_requests() else 0
+            flags = zmq.NOBLOCK if self._has_work() else 0
             try:
                 command = command_decoder.decode(self.commands.recv(flags))
             except zmq.Again:
@@ -165,7 +177,7 @@ class EngineLoop:
         elif isinstance(command, Abort):
             self._abort(command)
         elif isinstance(command, Call):
-            _send(self.events, Answer(command.ticket, self._called(command.name)))
+            self._call(command)
 
     def _add(self, command: Add) -> None:
         from perfxlm_core.engine.prompts import Prompt
@@ -181,7 +193,7 @@ class EngineLoop:
                 client=command.client,
             )
         except (PerfxlmError, TypeError) as error:
-            _send(self.events, Refused(command.number, type(error).__name__, str(error)))
+            _send(self.events, _refused(command.number, error))
         else:
             self.engine.submit(submission)
 
@@ -189,21 +201,20 @@ class EngineLoop:
         ids = [str(number) for number in command.numbers]
         self.engine.abort_request(ids)
         self._begun.difference_update(ids)
-        if not self.engine.has_unfinished_requests():
-            _send(self.events, Step([], self._stats()))  # no step will say that all is idle
+        if not self._has_work():
+            self._report([])  # no step will say that all is idle
 
-    def _called(self, name: str) -> Any:  # noqa: ANN401 - plain values
-        if name == "reset_prefix_cache":
-            return self.engine.reset_prefix_cache()
-        if name == "free_blocks":
-            pool = self.engine.blocks.pool
-            return [pool.num_free, pool.num_blocks]
-        raise RequestError(f"the engine process has no call {name!r}")
+    def _call(self, command: Call) -> None:
+        try:
+            value = getattr(self._calls, command.name)(*command.arguments)
+        except PerfxlmError as error:
+            _send(self.events, _refused(command.number, error))
+        else:
+            _send(self.events, Answer(command.number, value))
 
     # -- outputs ------------------------------------------------------------------------------
 
-    def _step(self) -> None:
-        outputs = self.engine.step()
+    def _report(self, outputs: Iterable[RequestOutput]) -> None:
         deltas = [delta for output in outputs for delta in self._deltas(output)]
         _send(self.events, Step(deltas, self._stats()))
 
@@ -219,6 +230,7 @@ class EngineLoop:
             times.schedule,
             times.run,
             times.sample,
+            self.engine.is_sleeping(),
         )
 
     def _deltas(self, output: RequestOutput) -> list[Delta]:
@@ -246,6 +258,56 @@ class EngineLoop:
         return deltas
 
 
+class EngineCalls:
+    """What the front may call by name; the results are plain values.
+
+    Args:
+        report: Tells the front of outputs.
+    """
+
+    def __init__(
+        self, engine: LLMEngine, report: Callable[[Iterable[RequestOutput]], None]
+    ) -> None:
+        self.engine = engine
+        self._report = report
+
+    def reset_prefix_cache(self, reset_running_requests: bool) -> bool:
+        """Forget every cached prefix."""
+        if reset_running_requests:
+            self.engine.scheduler.preempt_all()
+        return self.engine.reset_prefix_cache()
+
+    def free_blocks(self) -> list[int]:
+        """KV blocks that no request holds, and all there are."""
+        pool = self.engine.blocks.pool
+        return [pool.num_free, pool.num_blocks]
+
+    def sleep(self, level: int, mode: str) -> None:
+        """Give the memory back."""
+        check_sleep(level, mode)
+        while mode == "wait" and self.engine.has_unfinished_requests():
+            self._report(self.engine.step())
+        self._report(self.engine.sleep(level, mode))
+
+    def wake_up(self, tags: list[str] | None) -> bool:
+        """Load again."""
+        self.engine.wake_up(tags)
+        self._report([])
+        return True
+
+    def is_sleeping(self) -> bool:
+        """Whether the engine sleeps."""
+        return self.engine.is_sleeping()
+
+    def start_profile(self, prefix: str | None) -> None:
+        """Time every operator from now on."""
+        self.engine.start_profile(prefix)
+
+    def stop_profile(self) -> str:
+        """Write the trace; where."""
+        return str(self.engine.stop_profile())
+
+
 def _entries(entry: TokenLogprobs) -> Entries:
     return [(i, e.logprob, e.rank, e.decoded_token) for i, e in entry.items()]
 
@@ -266,6 +328,7 @@ def _completed(delta: Delta, output: RequestOutput, first: bool) -> Delta:
         num_cached_tokens=output.num_cached_tokens if first else None,
         prompt_logprobs=prompt,
         error=output.error,
+        engine_failed=output.engine_failed,
         times=times,
         num_preemptions=preemptions,
     )

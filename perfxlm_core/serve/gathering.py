@@ -90,7 +90,7 @@ def _whole(output: RequestOutput) -> RequestOutput:
         ApiError: it has.
     """
     if output.error is not None:
-        raise ApiError(422, output.error)
+        raise ApiError(500 if output.engine_failed else 400, output.error)
     return output
 
 

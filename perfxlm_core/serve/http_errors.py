@@ -34,7 +34,6 @@ TYPES = {
     408: "RequestTimeoutError",
     413: "RequestEntityTooLargeError",
     415: "UnsupportedMediaTypeError",
-    422: "UnprocessableEntityError",
     500: "InternalServerError",
     501: "NotImplementedError",
     503: "ServiceUnavailableError",

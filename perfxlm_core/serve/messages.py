@@ -41,10 +41,11 @@ class Abort(msgspec.Struct, array_like=True, tag=1, frozen=True):
 
 
 class Call(msgspec.Struct, array_like=True, tag=2, frozen=True):
-    """Ask for something between two steps; `Answer` has the same ticket."""
+    """Ask for something between two steps; `Answer` or `Refused` has the same number."""
 
-    ticket: int
+    number: int
     name: str
+    arguments: list[Any]
 
 
 class Stop(msgspec.Struct, array_like=True, tag=3, frozen=True):
@@ -75,6 +76,7 @@ class Delta(msgspec.Struct, array_like=True, frozen=True):
         logprobs: One list a token, the token itself first.
         finished: Whether this was the last delta of the request, not only of the completion.
         prompt_logprobs: Only with a request's first delta.
+        engine_failed: Whether the engine is to blame for `error`.
         times: Of a finished request: scheduled, first token, last token, on the monotonic clock.
     """
 
@@ -92,6 +94,7 @@ class Delta(msgspec.Struct, array_like=True, frozen=True):
     error: str | None = None
     times: tuple[float, float, float] | None = None
     num_preemptions: int = 0
+    engine_failed: bool = False
 
 
 class StepStats(msgspec.Struct, array_like=True, frozen=True):
@@ -99,6 +102,7 @@ class StepStats(msgspec.Struct, array_like=True, frozen=True):
 
     Attributes:
         num_tokens: Tokens that the step computed; 0 says that there was none.
+        sleeping: Whether the engine sleeps.
     """
 
     num_running: int
@@ -108,6 +112,7 @@ class StepStats(msgspec.Struct, array_like=True, frozen=True):
     schedule: float
     run: float
     sample: float
+    sleeping: bool = False
 
 
 class Ready(msgspec.Struct, array_like=True, tag=10, frozen=True):
@@ -132,17 +137,22 @@ class Step(msgspec.Struct, array_like=True, tag=12, frozen=True):
 
 
 class Refused(msgspec.Struct, array_like=True, tag=13, frozen=True):
-    """A request that the engine would not take."""
+    """A request or a call that the engine would not take.
+
+    Attributes:
+        parameter: The field that is wrong, if it is one.
+    """
 
     number: int
     kind: str
     text: str
+    parameter: str | None = None
 
 
 class Answer(msgspec.Struct, array_like=True, tag=14, frozen=True):
     """The result of a `Call`."""
 
-    ticket: int
+    number: int
     value: Any
 
 

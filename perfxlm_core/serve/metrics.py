@@ -225,6 +225,7 @@ class Metrics(Collector):
         stats = self._stats
         running, waiting = (stats.num_running, stats.num_waiting) if stats else (0, 0)
         usage = stats.kv_cache_usage if stats else 0.0
+        sleeping = int(stats is not None and stats.sleeping)
         yield self._gauge("vllm:num_requests_running", "Requests in steps.", running)
         yield self._gauge("vllm:num_requests_waiting", "Requests in the queue.", waiting)
         yield self._gauge("vllm:kv_cache_usage_perc", "Share of the KV blocks in use.", usage)
@@ -240,7 +241,7 @@ class Metrics(Collector):
             "vllm:engine_sleep_state",
             "Whether the engine sleeps.",
             "sleep_state",
-            {"awake": 1, "weights_offloaded": 0, "discard_all": 0},
+            {"awake": 1 - sleeping, "weights_offloaded": 0, "discard_all": sleeping},
         )
         yield self._gauge("perfxlm:engine_deaths", "Engine processes that died.", self.deaths)
 

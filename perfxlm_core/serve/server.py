@@ -15,7 +15,6 @@ from perfxlm_core.engine.arguments import DEFAULT_MODEL
 from perfxlm_core.errors import ArgumentError
 from perfxlm_core.serve.app import build_app
 from perfxlm_core.serve.client import AsyncLLM
-from perfxlm_core.serve.metrics import Metrics
 from perfxlm_core.serve.service import Service
 
 if TYPE_CHECKING:
@@ -47,35 +46,12 @@ def serve(engine_args: AsyncEngineArgs, settings: ServerSettings) -> int:
         llm = AsyncLLM(config, restart=settings.restart_engine)
         try:
             root = config.model or DEFAULT_MODEL
-            service = _service(llm, settings, root)
+            service = Service.on(llm, settings, root)
             return _run(Server(_uvicorn(service)), service, listening)
         finally:
             llm.shutdown()
     finally:
         listening.close()
-
-
-def _service(llm: AsyncLLM, settings: ServerSettings, root: str) -> Service:
-    name = (settings.served_model_name or [root])[0]
-    facts = {
-        "block_size": llm.facts.block_size,
-        "num_gpu_blocks": llm.facts.num_blocks,
-        "cache_dtype": llm.config.kv_cache_dtype,
-        "enable_prefix_caching": llm.config.enable_prefix_caching,
-        "gpu_memory_utilization": llm.config.gpu_memory_utilization,
-    }
-    metrics = Metrics(name, facts)
-    llm.observer = metrics
-    log.info(
-        "the engine is ready after %.1f s: %d tokens of context, %d requests at once, "
-        "%d KV blocks of %d tokens",
-        llm.facts.seconds,
-        llm.facts.max_model_len,
-        llm.facts.max_num_seqs,
-        llm.facts.num_blocks,
-        llm.facts.block_size,
-    )
-    return Service(llm, settings, metrics, root)
 
 
 def _listening(settings: ServerSettings) -> socket.socket:

@@ -11,13 +11,13 @@ from uuid import uuid4
 from perfxlm_core import __version__
 from perfxlm_core.engine.prompts import Prompt
 from perfxlm_core.serve.http_errors import ApiError, bad_request
+from perfxlm_core.serve.metrics import Metrics
 from perfxlm_core.serve.protocol.fields import CONSTRAINTS
 
 if TYPE_CHECKING:
     from perfxlm_core.engine.params import SamplingParams
     from perfxlm_core.engine.runner import Tokenizer
     from perfxlm_core.serve.client import AsyncLLM
-    from perfxlm_core.serve.metrics import Metrics
     from perfxlm_core.serve.protocol.fields import Body
     from perfxlm_core.serve.settings import ServerSettings
 
@@ -43,17 +43,43 @@ class Service:
         llm: AsyncLLM,
         settings: ServerSettings,
         metrics: Metrics,
-        root: str | None = None,
+        root: str,
     ) -> None:
         self.llm = llm
         self.settings = settings
         self.metrics = metrics
-        self.root = root or llm.config.model
+        self.root = root
         self.names = settings.served_model_name or [self.root]
         self.created = int(time.time())
         self.fingerprint = f"perfxlm-{__version__}-{uuid4().hex[:8]}"
         self.load = 0
         self._warned: set[str] = set()
+
+    @classmethod
+    def on(cls, llm: AsyncLLM, settings: ServerSettings, root: str) -> Service:
+        """A service on an engine that is ready, which tells its metrics what happens."""
+        facts = llm.facts
+        metrics = Metrics(
+            (settings.served_model_name or [root])[0],
+            {
+                "block_size": facts.block_size,
+                "num_gpu_blocks": facts.num_blocks,
+                "cache_dtype": llm.config.kv_cache_dtype,
+                "enable_prefix_caching": llm.config.enable_prefix_caching,
+                "gpu_memory_utilization": llm.config.gpu_memory_utilization,
+            },
+        )
+        llm.observer = metrics
+        log.info(
+            "the engine is ready after %.1f s: %d tokens of context, %d requests at once, "
+            "%d KV blocks of %d tokens",
+            facts.seconds,
+            facts.max_model_len,
+            facts.max_num_seqs,
+            facts.num_blocks,
+            facts.block_size,
+        )
+        return cls(llm, settings, metrics, root)
 
     @property
     def model(self) -> str:

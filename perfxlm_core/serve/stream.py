@@ -7,22 +7,17 @@ import dataclasses
 from collections import deque
 from typing import TYPE_CHECKING
 
-from perfxlm_core.engine.flat_logprobs import FlatLogprobs
-from perfxlm_core.engine.outputs import (
-    CompletionOutput,
-    Logprob,
-    RequestOutput,
-    RequestStateStats,
-    TokenLogprobs,
-)
+from perfxlm_core.engine.outputs import CompletionOutput, Logprob
 from perfxlm_core.engine.params import RequestOutputKind
+from perfxlm_core.engine.record import RequestRecord
 
 if TYPE_CHECKING:
+    from perfxlm_core.engine.outputs import RequestOutput, RequestStateStats, TokenLogprobs
     from perfxlm_core.engine.params import SamplingParams
     from perfxlm_core.serve.messages import Delta, Entries
 
 
-class RequestStream:
+class RequestStream(RequestRecord):
     """Deltas in, `RequestOutput`s out.
 
     What comes faster than it is read is merged, so a slow reader costs one output, not a queue.
@@ -46,19 +41,12 @@ class RequestStream:
         params: SamplingParams,
         stats: RequestStateStats,
     ) -> None:
+        super().__init__(request_id, prompt, prompt_token_ids, params, stats)
         self.number = number
-        self.request_id = request_id
-        self.prompt = prompt
-        self.prompt_token_ids = prompt_token_ids
-        self.params = params
-        self.stats = stats
         self.finished = self.ended = False
         self.running = set(range(params.n))
         self.num_tokens = 0
-        self.num_cached_tokens: int | None = None
-        self.prompt_logprobs: list[TokenLogprobs | None] | None = None
         self.failure: BaseException | None = None
-        self._error: str | None = None
         self._whole: dict[int, CompletionOutput] = {}
         self._arrived: deque[Delta] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -107,21 +95,15 @@ class RequestStream:
         news: dict[int, CompletionOutput] = {} if delta else self._whole
         while self._arrived:
             self._merge(news, self._arrived.popleft())
-        return RequestOutput(
-            request_id=self.request_id,
-            prompt=self.prompt,
-            prompt_token_ids=self.prompt_token_ids,
-            prompt_logprobs=self.prompt_logprobs,
-            outputs=[news[i] if delta else _copy(news[i]) for i in sorted(news)],
-            finished=self.finished,
-            metrics=self.stats,
-            num_cached_tokens=self.num_cached_tokens,
-            error=self._error,
-        )
+        outputs = [news[i] if delta else _copy(news[i]) for i in sorted(news)]
+        return self.output_of(outputs, finished=self.finished)
 
     def _merge(self, news: dict[int, CompletionOutput], delta: Delta) -> None:
         known = news.get(delta.index)
-        logprobs = None if delta.logprobs is None else self._read(delta.logprobs)
+        logprobs = None
+        if delta.logprobs is not None:
+            logprobs = self.new_logprobs()
+            logprobs.extend(map(_logprobs, delta.logprobs))
         if known is None:
             news[delta.index] = CompletionOutput(
                 index=delta.index,
@@ -141,25 +123,18 @@ class RequestStream:
                 known.logprobs.extend(logprobs)
         self._note(delta)
 
-    def _read(self, entries: list[Entries]) -> list[TokenLogprobs] | FlatLogprobs:
-        """Log-probabilities in the form that the request wants."""
-        read = [_logprobs(entry) for entry in entries]
-        if not self.params.flat_logprobs:
-            return read
-        flat = FlatLogprobs()
-        flat.extend(read)
-        return flat
-
     def _note(self, delta: Delta) -> None:
         stats = self.stats
         stats.num_generation_tokens += len(delta.token_ids)
-        self._error = delta.error or self._error
+        if delta.error is not None:
+            self.error, self.engine_failed = delta.error, delta.engine_failed
         if delta.num_cached_tokens is not None:
             self.num_cached_tokens = delta.num_cached_tokens
         if delta.prompt_logprobs is not None:
-            self.prompt_logprobs = [
+            self.prompt_logprobs = self.new_prompt_logprobs()
+            self.prompt_logprobs.extend(
                 None if e is None else _logprobs(e) for e in delta.prompt_logprobs
-            ]
+            )
         if delta.finished:
             self.finished = True
             stats.num_preemptions = delta.num_preemptions

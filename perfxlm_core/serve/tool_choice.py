@@ -46,12 +46,12 @@ def tool_use(body: ChatRequest, settings: ServerSettings) -> ToolUse:
     if not body.tools:
         raise bad_request("tool_choice needs tools", "tool_choice")
     if choice == "auto":
-        return ToolUse(_automatic(settings))
+        return ToolUse(_automatic(body, settings))
     return _forced(body, choice)
 
 
-def _automatic(settings: ServerSettings) -> Callable[[], ToolParser]:
-    from perfxlm_core.serve.tools import tool_parsers
+def _automatic(body: ChatRequest, settings: ServerSettings) -> Callable[[], ToolParser]:
+    from perfxlm_core.serve.tools import ReadsTools, tool_parsers
 
     if not settings.enable_auto_tool_choice or settings.tool_call_parser is None:
         raise bad_request(
@@ -59,7 +59,15 @@ def _automatic(settings: ServerSettings) -> Callable[[], ToolParser]:
             f"set (parsers: {', '.join(tool_parsers.names())})",
             "tool_choice",
         )
-    return tool_parsers.find(settings.tool_call_parser)
+    make, tools = tool_parsers.find(settings.tool_call_parser), tool_descriptions(body) or []
+
+    def informed() -> ToolParser:
+        parser = make()
+        if isinstance(parser, ReadsTools):
+            parser.take_tools(tools)
+        return parser
+
+    return informed
 
 
 def _forced(body: ChatRequest, choice: str | NamedToolChoice) -> ToolUse:

@@ -9,19 +9,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from perfxlm_core.errors import ArgumentError, PluginError, RequestError
-from perfxlm_core.serve.tools import Answer, ToolParser, forced, parse, tool_parsers
+from perfxlm_core.serve.tools import Answer, ReadsTools, ToolParser, forced, parse, tool_parsers
 from perfxlm_core.serve.tools.characters import HELD
 from perfxlm_core.serve.tools.forced import RequiredCalls
 from perfxlm_core.serve.tools.mistral import mistral_id
+from perfxlm_core.serve.tools.parameter_types import TYPES
 
 from .pieces import cut
 
-NAMES = ["hermes", "llama3_json", "mistral", "pythonic", "granite"]
+NAMES = ["hermes", "llama3_json", "mistral", "pythonic", "granite", "qwen3_coder"]
 MARKUP = [
     *("<tool_call>", "</tool_call>", "<|tool_call|>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]"),
     *("<|python_start|>", "<|python_end|>", "[CALL_ID]", "[", "]", "{", "}", "(", ")", ",", ";"),
     *('"name"', '"arguments"', '"parameters"', ":", '"', "'", "\\", "f", "get_weather", " ", "\n"),
     *('{"name": "f", "arguments": {"a": 1}}', "f(a=1)", 'f(a="x)")', "null", "true", "-1.5e3"),
+    *("<function=f>", "<parameter=a>", "</parameter>", "</function>", "<parameter=", "<function="),
     *('{"a": "\\u00e9"}', "é", "<", "hello", "\ufeff", "\x00", "<tool", "[TOOL"),
 ]
 text_of_markup = st.lists(st.sampled_from(MARKUP), max_size=14).map("".join)
@@ -33,7 +35,9 @@ json_values = st.recursive(
 )  # fmt: skip
 identifiers = st.from_regex(r"[a-z_][a-z0-9_]{0,9}", fullmatch=True)
 arguments = st.dictionaries(identifiers, json_values, max_size=4)
-calls = st.lists(st.tuples(identifiers, arguments), min_size=1, max_size=3)
+calls = st.lists(
+    st.tuples(identifiers, arguments), min_size=1, max_size=3, unique_by=lambda call: call[0]
+)
 
 
 def made(name):
@@ -82,7 +86,23 @@ def python_call(call):
     return f"{call[0]}({', '.join(f'{k}={v!r}' for k, v in call[1].items())})"
 
 
+def tagged_call(call):
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in call[1].items()}
+    parameters = "".join(f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in texts.items())
+    return f"<tool_call>\n<function={call[0]}>\n{parameters}</function>\n</tool_call>\n"
+
+
+def tools_of(wanted):
+    """Tools whose parameters have the types of these calls' values."""
+    return [
+        {"function": {"name": name, "parameters": {"properties": {
+            key: {"type": TYPES[type(value)]} for key, value in given.items()}}}}
+        for name, given in wanted
+    ]  # fmt: skip
+
+
 WRITTEN = {
+    "qwen3_coder": lambda cs: "".join(map(tagged_call, cs)),
     "hermes": lambda cs: "".join(map(hermes, cs)),
     "llama3_json": lambda cs: "; ".join(as_json(c, "parameters") for c in cs),
     "mistral": lambda cs: f"[TOOL_CALLS] [{', '.join(as_json(c, 'arguments') for c in cs)}]",
@@ -94,8 +114,10 @@ WRITTEN = {
 @pytest.mark.parametrize("name", NAMES)
 @given(wanted=calls, data=st.data())
 def test_calls_written_as_the_model_was_taught_are_found(name, wanted, data):
-    text = WRITTEN[name](wanted)
-    answer = in_pieces(made(name), data.draw(cut(text)))
+    text, parser = WRITTEN[name](wanted), made(name)
+    if isinstance(parser, ReadsTools):
+        parser.take_tools(tools_of(wanted))
+    answer = in_pieces(parser, data.draw(cut(text)))
     assert found(answer) == wanted
     assert answer.content == ""
     assert [call.id for call in answer.calls] == [f"id-{n}" for n in range(len(wanted))]
@@ -124,6 +146,12 @@ CONTENT = [
     ("llama3_json", '{"answer": 42}'),
     ("llama3_json", 'Use {"name": "f", "parameters": {}}'),
     ("mistral", "[TOOL_CALLS] none"),
+    ("qwen3_coder", "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>"),
+    ("qwen3_coder", "<tool_call><function=f><parameter=a>1</parameter> oops</function>"),
+    ("qwen3_coder", "<function=><parameter=a>1</parameter></function>"),
+    ("qwen3_coder", "<function=f><parameter=>1</parameter></function>"),
+    ("qwen3_coder", "<function=f><parameter=a>1</parameter><parameter=a>2</parameter></function>"),
+    ("qwen3_coder", "A <tool_call> is written with <function=NAME>, if you ask."),
     ("pythonic", "[a link](https://example.org)"),
     ("pythonic", "[1, 2, 3]"),
     ("pythonic", "[f(x)]"),
@@ -184,6 +212,65 @@ def test_what_breaks_an_announced_call_is_content():
     assert [c.name for c in answer.calls] == ["f"]
     assert answer.calls[0].arguments == f'{{"a": "{long}", '
     assert answer.content == "oops"
+
+
+def tagged(parameters, value, schema=None):
+    """What is read of one parameter `a`."""
+    parser = made("qwen3_coder")
+    function = {"name": "f", "parameters": {"properties": {"a": parameters}, **(schema or {})}}
+    parser.take_tools([{"type": "function", "function": function}])
+    text = f"<tool_call><function=f><parameter=a>{value}</parameter></function></tool_call>"
+    ((_, given),) = found(parse(parser, text))
+    return given["a"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "meant"),
+    [
+        ({"type": "string"}, "5", "5"),
+        ({"type": "integer"}, "5", 5),
+        ({"type": "integer"}, "\n 5 \n", 5),
+        ({"type": "number"}, "5", 5),
+        ({"type": "integer"}, "5.5", "5.5"),
+        ({"type": "integer"}, "five", "five"),
+        ({"type": "integer"}, "9" * 5000, "9" * 5000),
+        ({"type": "boolean"}, "True", True),
+        ({"type": "string"}, "null", "null"),
+        ({"type": ["string", "null"]}, "None", None),
+        ({"type": ["string", "null"]}, "5", "5"),
+        ({"type": "array"}, "['a', 1]", ["a", 1]),
+        ({"type": "array"}, "[" * 5000, "[" * 5000),
+        ({"type": "object"}, '{"b": NaN}', '{"b": NaN}'),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "null", None),
+        ({"enum": [1, 2]}, "2", 2),
+        ({"enum": ["1", "2"]}, "2", "2"),
+        ({"$ref": "#/$defs/count"}, "3", 3),
+        ({"$ref": "#/$defs/loop"}, "3", 3),
+        ({}, "[1]", [1]),
+        ({}, "some text", "some text"),
+        (True, "1", 1),
+    ],
+)
+def test_tagged_values_have_the_types_of_the_schema(schema, text, meant):
+    loop = {"$ref": "#/$defs/loop"}
+    assert tagged(schema, text, {"$defs": {"count": {"type": "integer"}, "loop": loop}}) == meant
+
+
+def test_tagged_calls_with_tags_left_out():
+    text = "I call.\n<function=f>\n<parameter=a>\n1\n<parameter=b>\n</b>\n\n</function> Done."
+    answer = parse(made("qwen3_coder"), text)
+    assert found(answer) == [("f", {"a": "1", "b": "</b>\n"})]
+    assert answer.content == "I call. Done."
+
+
+def test_a_long_string_between_tags_streams():
+    parser = made("qwen3_coder")
+    parser.feed("<tool_call>\n<function=write>\n<parameter=text>\n")
+    sent = [parser.feed('print("x") < 1\n').calls for _ in range(40)]
+    assert sum(bool(piece) for piece in sent) > 15
+    rest = parser.feed("</parameter>\n</function>\n</tool_call>").calls
+    pieces = [p.arguments or "" for calls in [*sent, rest] for p in calls]
+    assert json.loads("".join(pieces)) == {"text": 'print("x") < 1\n' * 39 + 'print("x") < 1'}
 
 
 def test_openai_pieces():

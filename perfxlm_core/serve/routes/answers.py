@@ -47,7 +47,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         (401, "No valid key"),
         (404, "No such model or route"),
         (413, "The body is too large"),
-        (422, "The request cannot go on"),
+        (500, "The engine has failed"),
         (503, "The engine is not there, or busy"),
     )
 }

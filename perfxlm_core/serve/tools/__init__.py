@@ -1,6 +1,14 @@
 """Tool calls: parsers of what models write, and schemas that make them write it."""
 
-from perfxlm_core.serve.tools.delta import Answer, Call, CallDelta, Delta, ToolParser, parse
+from perfxlm_core.serve.tools.delta import (
+    Answer,
+    Call,
+    CallDelta,
+    Delta,
+    ReadsTools,
+    ToolParser,
+    parse,
+)
 from perfxlm_core.serve.tools.forced import Forced, forced
 from perfxlm_core.serve.tools.table import tool_parsers
 
@@ -10,6 +18,7 @@ __all__ = [
     "CallDelta",
     "Delta",
     "Forced",
+    "ReadsTools",
     "ToolParser",
     "forced",
     "parse",

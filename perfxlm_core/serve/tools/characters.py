@@ -173,6 +173,11 @@ class CharacterParser(Position, ABC):
         self.record()
         self._arguments, self._recording = [text], False
 
+    def add_arguments(self, text: str) -> None:
+        """More of the arguments, of which the text has another form."""
+        self._has_arguments = True
+        self._record(text)
+
     def end_call(self) -> None:
         """The call is complete.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
@@ -92,6 +92,14 @@ class ToolParser(Protocol):
 
     def finish(self) -> Delta:
         """The answer has ended; gives what was still held back."""
+
+
+@runtime_checkable
+class ReadsTools(Protocol):
+    """A tool parser that needs the request's tools: its format has values without types."""
+
+    def take_tools(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        """Learn the tools, in OpenAI's form, before the first piece."""
 
 
 def parse(parser: ToolParser, text: str) -> Answer:

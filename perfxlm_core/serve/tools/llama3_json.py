@@ -10,4 +10,4 @@ class Llama3Json(JsonCalls):
 
     openings = ("<|python_tag|>",)
     separator = ";"
-    bare = True
+    bare = "{"

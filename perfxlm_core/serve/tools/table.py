@@ -17,6 +17,8 @@ PARSERS: Mapping[str, str] = {
     "llama4_json": f"{_HERE}.llama3_json:Llama3Json",
     "llama4_pythonic": f"{_HERE}.pythonic:Pythonic",
     "mistral": f"{_HERE}.mistral:Mistral",
+    "qwen3_coder": f"{_HERE}.qwen3_coder:Qwen3Coder",
+    "qwen3_xml": f"{_HERE}.qwen3_coder:Qwen3Coder",
     "pythonic": f"{_HERE}.pythonic:Pythonic",
 }
 """vLLM's name -> `module:name`."""
