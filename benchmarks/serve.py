@@ -138,6 +138,7 @@ def vllm_server(args, port, limits):
     options = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", *limits]
     command = [args.vllm, "-c", f"import sys; sys.argv[0] = 'vllm'; {run}", "serve"]
     environment = {
+        "VLLM_TARGET_DEVICE": "cpu",  # the wheel's version does not say so
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{args.threads - 1}",
         "OMP_NUM_THREADS": str(args.threads),
         "VLLM_CPU_KVCACHE_SPACE": "2",

@@ -9,6 +9,7 @@ from pipe import CONTEXT, MOST_REQUESTS, serve
 class Engine:
     def __init__(self, model, mode, threads):
         os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ["VLLM_TARGET_DEVICE"] = "cpu"  # the wheel's version does not say so
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{threads - 1}"
         import vllm
 

@@ -69,5 +69,5 @@ def test_a_layer_is_few_launches(open_device, profile, architecture):
     found = launches(open_device("intel", profile), architecture)
     layer = [kernel for scope, kernel in found if ONE in f"{scope}."]
     assert 5 <= len(layer) <= MOST, layer
-    assert Counter(layer)["merge_splits"] == 1  # the heads alone do not fill the device
+    assert Counter(layer)["merge_pieces"] == 1  # the heads alone do not fill the device
     assert len(found) <= MOST * LAYERS + 6

@@ -15,6 +15,13 @@
 // Loops that are not worth unrolling: that takes some compilers seconds.
 #define AS_WRITTEN _Pragma("nounroll")
 
+// A row's sums of four parts. Some compilers add up a loop's terms in an order of their own.
+#define SUM4(p) ((PART(p) + PART(p + 1)) + (PART(p + 2) + PART(p + 3)))
+#if PARTS != 16
+#error "the sum of a row has 16 parts"
+#endif
+#define PART(p) part[(p) * ROWS + r]
+
 // A key's product with each query, which are [size, ROWS].
 inline VECTOR products(__global const STORED(CACHE) *k, __local const float *query, int size) {
     VECTOR dot = 0.0f;
@@ -116,8 +123,7 @@ __kernel __attribute__((reqd_work_group_size(LOCAL, 1, 1))) void paged_attention
         }
         SYNC;
         AS_WRITTEN for (int r = item; r < ROWS; r += LOCAL) {
-            float sum = 0.0f;
-            AS_WRITTEN for (int i = r; i < PARTS * ROWS; i += ROWS) sum += part[i];
+            const float sum = (SUM4(0) + SUM4(4)) + (SUM4(8) + SUM4(12));
             total[r] = total[r] * kept[r] + sum * added[r];
         }
         for (int w = 0; w < WIDE; w++) {
