@@ -64,7 +64,8 @@ async def connected(headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientSess
         import aiohttp
     except ModuleNotFoundError:
         raise ArgumentError('this needs aiohttp: pip install "perfxlm[serve]"') from None
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+    # A connection for each request: some servers close used ones without saying so before.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     options: dict[str, Any] = {"read_bufsize": 1 << 20, "trust_env": True}
     async with aiohttp.ClientSession(
