@@ -41,15 +41,15 @@ DROP_IN_TOOLS = [
 """Programs that were written for vLLM, and the peer of one."""
 OPENCL_PROFILES = [
     ("portable", "cpu"),
-    ("portable", "generic"),
     ("intel", "cpu"),
-    ("intel", "generic"),
     ("intel", "intel"),
+    ("portable", "generic"),
+    ("intel", "generic"),
     ("intel", "adreno"),
     ("intel", "mali"),
 ]
 """Part of a platform's name, and a profile. PoCL is plain OpenCL C 1.2; Intel's processor runtime
-has fp16, subgroups and integer dot products, which the last three use."""
+has fp16, subgroups and integer dot products, which its last three use."""
 PACKAGES = [
     "perfxlm",
     "perfxlm_core",
@@ -345,11 +345,12 @@ def opencl_tested(session: nox.Session) -> dict[str, str]:
 def opencl_kit(
     session: nox.Session, env: dict[str, str], platform: str, profile: str, *arguments: str
 ) -> None:
-    """The conformance kit on one OpenCL platform under one profile."""
+    """The conformance kit on one OpenCL platform under one profile; its report is kept."""
     session.log(f"conformance on {platform}, profile {profile}")
     chosen = {"PERFXLM_OPENCL_PLATFORM": platform, "PERFXLM_OPENCL_PROFILE": profile}
-    jobs = f"--jobs={os.cpu_count()}"
-    session.run("perfxlm", "conformance", "opencl", jobs, *arguments, env={**env, **chosen})
+    report = Path(session.virtualenv.location) / f"conformance-{platform}-{profile}.json"
+    options = (f"--jobs={os.cpu_count()}", "--json", str(report))
+    session.run("perfxlm", "conformance", "opencl", *options, *arguments, env={**env, **chosen})
 
 
 def opencl_environment(session: nox.Session) -> dict[str, str]:
