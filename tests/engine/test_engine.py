@@ -331,6 +331,7 @@ def test_one_request_without_tokens_to_choose_from_ends_alone():
     last = run(engine)
     assert last["bad"].outputs[0].finish_reason == "error"
     assert "no token can be generated" in last["bad"].error
+    assert not last["bad"].engine_failed
     assert ids(last["good"]) == alone([5, 6], 4)[0]
     assert last["good"].error is None
 
@@ -342,6 +343,7 @@ def test_logits_that_are_no_numbers_end_their_request():
         engine.add_request(name, prompt, SamplingParams(max_tokens=2, **GREEDY))
     last = run(engine)
     assert "nan" in last["bad"].error
+    assert last["bad"].engine_failed
     assert last["good"].outputs[0].finish_reason == "length"
 
 

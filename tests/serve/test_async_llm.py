@@ -172,6 +172,42 @@ def test_state(llm):
     assert llm.get_tokenizer().encode("x")
 
 
+@pytest.mark.parametrize(("mode", "expected"), [("abort", None), ("wait", 40), ("keep", 40)])
+def test_requests_survive_sleep_as_the_mode_says(llm, mode, expected):
+    async def nap():
+        stream = llm.generate(PROMPT, params(max_tokens=40, ignore_eos=True), "napping")
+        await anext(stream)
+        await llm.sleep(2, mode)
+        assert await llm.is_sleeping()
+        late = asyncio.create_task(outputs(llm, "late"))
+        done, _ = await asyncio.wait([late], timeout=0.3)
+        assert not done
+        assert await llm.wake_up(["weights"])
+        assert not await llm.is_sleeping()
+        async for output in stream:
+            last = output.outputs[0]
+        return last, (await late)[-1].outputs[0], await llm.free_blocks()
+
+    last, late, (free, total) = asyncio.run(asyncio.wait_for(nap(), 60))
+    assert last.finish_reason == ("length" if expected else "abort")
+    assert len(last.token_ids) == expected or mode == "abort"
+    assert len(late.token_ids) == 16
+    assert free == total
+
+
+def test_calls_are_refused_with_the_parameter(llm):
+    async def refused():
+        for bad in ({"level": 3}, {"mode": "later"}):
+            with pytest.raises(ArgumentError, match=next(iter(bad))) as found:
+                await llm.sleep(**bad)
+            assert found.value.parameter == next(iter(bad))
+        with pytest.raises(ArgumentError, match="start_profile"):
+            await llm.stop_profile()
+        assert not await llm.is_sleeping()
+
+    asyncio.run(refused())
+
+
 @pytest.mark.parametrize(
     ("given", "error"),
     [

@@ -84,6 +84,18 @@ def check_blocks(server):
     assert server.post("/reset_prefix_cache", "").json() == {"success": True}
 
 
+def test_the_engine_sleeps_and_wakes(busy):
+    refused = busy.post("/sleep?level=7", "")
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "level"
+    assert busy.post("/sleep?level=2", "").status_code == 200
+    assert busy.http.get("/is_sleeping").json() == {"is_sleeping": True}
+    assert busy.metric("vllm:engine_sleep_state", sleep_state="discard_all") == 1
+    assert busy.post("/wake_up?tags=weights&tags=kv_cache", "").status_code == 200
+    assert busy.http.get("/is_sleeping").json() == {"is_sleeping": False}
+    asyncio.run(load(busy.port, 4, 9))
+
+
 def test_many_requests_at_once_and_memory_stays(busy, capsys):
     asyncio.run(load(busy.port, REQUESTS, 0))
     check_blocks(busy)
