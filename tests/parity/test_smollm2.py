@@ -105,7 +105,7 @@ def llama_cpp(checkpoint, truth, tokens):
 
 
 def test_by_default_the_likeliest_token_is_the_same(by_default, record_property):
-    record_property("default", by_default)
+    record_property("default", str(by_default))
     assert by_default.agreement >= 0.96
 
 
@@ -114,7 +114,7 @@ def test_by_default_the_distribution_is_close(by_default):
 
 
 def test_we_are_no_further_from_the_truth_than_llama_cpp(by_default, llama_cpp, record_property):
-    record_property(LlamaCpp.name, llama_cpp)
+    record_property(LlamaCpp.name, str(llama_cpp))
     assert by_default.agreement >= llama_cpp.agreement
     assert by_default.divergence <= llama_cpp.divergence
 
@@ -128,7 +128,7 @@ def test_llama_cpp_computes_the_same_model(llama_cpp):
 def test_in_float32_logits_are_equal(in_float32, truth, tokens, record_property):
     runner = in_float32.llm_engine.runner
     distance = Distance.measure([runner_logits(runner, ids) for ids in tokens], truth)
-    record_property("float32", distance)
+    record_property("float32", str(distance))
     assert distance.error <= 1e-3
     assert distance.agreement == 1
 
