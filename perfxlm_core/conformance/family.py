@@ -203,7 +203,7 @@ class Family:
 
     def is_constant(self, param: Param, case: Case) -> bool:
         """Whether this input is a constant in this case."""
-        if is_activation(param) or param.dtype.name == "C" or param.any_shape:
+        if is_activation(param) or param.is_cache or param.any_shape:
             return False
         quantized = param.dtype.any_format and case.format in FORMATS
         return case.constants or quantized

@@ -31,7 +31,7 @@ class StoreKv(Family):
     """Slots in any order, some tokens not kept; the rest of the cache must survive."""
 
     exact = True
-    kinds = (*FINITE, "denormal", "infinite")
+    kinds: tuple[str, ...] = (*FINITE, "denormal", "infinite")
 
     def sizes(self, at: Draws) -> dict[str, Any]:
         """A cache with room for every token of a step."""
@@ -58,6 +58,12 @@ class StoreKv(Family):
         copies = {**arrays, **{n: arrays[n].copy() for n in op.updates}}
         op.fn(**copies)
         return tuple(copies[n] for n in op.updates)
+
+
+class StoreKvInt8(StoreKv):
+    """The same with scales; keys and values are finite, some of them very small."""
+
+    kinds = (*FINITE, "denormal")
 
 
 class PagedAttention(Family):
@@ -144,13 +150,16 @@ class PagedAttention(Family):
         ]
         return {**super().environment(op, case, index), "blocks": max(needed) + 2}
 
+    unused: tuple[str, ...] = ("k_cache", "v_cache")
+    """What holds NaN in slots that no sequence uses."""
+
     def arrays(self, op: Op[..., Any], case: Case, index: int) -> Arrays:
         """NaN in every slot that no sequence uses, and in the block that unused entries name."""
         env = self.environment(op, case, index)
         made = super().arrays(op, case, index)
         batch = case.steps[index]["sequences"]
         tables, used = self._blocks(case, index, env["blocks"])
-        for name in ("k_cache", "v_cache"):
+        for name in self.unused:
             made[name][~used] = np.nan
         made["block_tables"] = tables
         made["seq_lens"] = np.array([n for n, _ in batch], np.int32)
@@ -205,6 +214,25 @@ class PagedAttention(Family):
         """Queries four times as far off: scores are differences of larger sums, in float32."""
         made = super().disturbed(case, arrays, rng)
         return {**made, "q": made["q"] * (1 + 2.0**-21 * rng.uniform(-1, 1, made["q"].shape))}
+
+
+class PagedAttentionInt8(PagedAttention):
+    """Codes of any size; those of unused slots are anything, and their scales NaN."""
+
+    unused = ("k_scales", "v_scales")
+
+    def numbers(
+        self, rng: np.random.Generator, shape: tuple[int, ...], dtype: str, kind: str
+    ) -> np.ndarray:
+        """Codes as `store_kv_int8` makes them; floats of a kind."""
+        if dtype == "int8":
+            return rng.integers(-127, 128, shape, np.int8)
+        return super().numbers(rng, shape, dtype, kind)
+
+    def arrays(self, op: Op[..., Any], case: Case, index: int) -> Arrays:
+        """Scales are not negative, and make the largest values what the kind of numbers says."""
+        made = super().arrays(op, case, index)
+        return {**made, **{n: np.abs(made[n]) / np.float32(127) for n in self.unused}}
 
 
 def slots_to_write(

@@ -27,7 +27,7 @@ from perfxlm_core.conformance.indexed import (
     TakeRows,
 )
 from perfxlm_core.conformance.logits import Greedy, LogProbabilities, Sampling, Softmax
-from perfxlm_core.conformance.paged import PagedAttention, StoreKv
+from perfxlm_core.conformance.paged import PagedAttention, PagedAttentionInt8, StoreKv, StoreKvInt8
 from perfxlm_core.conformance.tensor import TensorFamily
 from perfxlm_core.ops import tensor, tensor_cached_attention
 from perfxlm_core.ops.spec import Op
@@ -47,7 +47,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "rotary_table": RotaryTable(),
         "rotary_embedding": Rotary(),
         "store_kv": StoreKv(),
+        "store_kv_int8": StoreKvInt8(),
         "paged_attention": PagedAttention(),
+        "paged_attention_int8": PagedAttentionInt8(),
         "greedy": Greedy(),
         "sample_top_k_top_p": Sampling(),
         "log_probabilities": LogProbabilities(),

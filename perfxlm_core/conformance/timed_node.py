@@ -143,7 +143,7 @@ class TimedNode:
     def _is_fixed(self, param: Param) -> bool:
         """Whether a plan would have this input as a constant."""
         changing = any(w.startswith("*") or w.removesuffix("+1") in DYNAMIC for w in param.dims)
-        return not (changing or param.optional or param.dtype.name == "C" or param.any_shape)
+        return not (changing or param.optional or param.is_cache or param.any_shape)
 
     def _constant(self, param: Param) -> Tensor:
         shape = shape_of(param, dict(self.work.sizes))

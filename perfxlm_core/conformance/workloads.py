@@ -28,6 +28,7 @@ LARGEST = 320 * 2**20
 SMALL = {"hidden": 576, "intermediate": 1536, "heads": 9, "kv_heads": 3, "vocab": 49152}
 LARGE = {"hidden": 2048, "intermediate": 8192, "heads": 32, "kv_heads": 8, "vocab": 128256}
 HEAD_DIM = 64
+_ATTENTIONS = ("paged_attention", "paged_attention_int8")
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,12 @@ def _of(op: Op[..., Any], model: Mapping[str, int], variant: Variant) -> list[Wo
             Workload(f"{o}x{i}", {"in_features": i, "out_features": o}, batches, attrs)
             for o, i, batches in ((outer, inner, EVERY), (vocab, hidden, DECODE))
         ]
-    if op.name in ("paged_attention", "store_kv", "rotary_embedding", "rotary_table"):
+    if op.name in (*_ATTENTIONS, "store_kv", "store_kv_int8", "rotary_embedding", "rotary_table"):
         heads = {"heads": model["heads"], "kv_heads": model["kv_heads"]}
         blocks = {"blocks": SEQUENCES * CONTEXT // BLOCK, "max_blocks": CONTEXT // BLOCK}
         dims = {"head_dim": HEAD_DIM, "v_head_dim": HEAD_DIM, "half": HEAD_DIM // 2}
         label = f"{heads['heads']}/{heads['kv_heads']} heads of {HEAD_DIM}"
-        batches: tuple[Batch, ...] = ATTENTION if op.name == "paged_attention" else EVERY
+        batches: tuple[Batch, ...] = ATTENTION if op.name in _ATTENTIONS else EVERY
         return [Workload(label, {**heads, **blocks, **dims, "block_size": BLOCK}, batches)]
     known = {"hidden": hidden, "vocab": vocab}
     words = words_of(op)
@@ -170,7 +171,7 @@ def traffic(op: Op[..., Any], work: Workload, variant: Variant, batch: Batch) ->
         if param.dtype.any_format:
             looked_up = (batch.tokens, *shape[1:]) if op.name == "embedding" else shape
             total += format_nbytes(variant.format or variant.dtype, looked_up)
-        elif param.dtype.name == "C":
+        elif param.is_cache:
             slots = batch.tokens if param.name in op.updates else sum(n for n, _ in batch.sequences)
             total += slots * prod(shape[2:]) * itemsize(operand_dtype(param, variant))
         elif param.name == "block_tables":
@@ -188,7 +189,7 @@ def operations(op: Op[..., Any], work: Workload, batch: Batch) -> int | None:
     env = work.concrete(batch)
     if op.name == "linear":
         return 2 * batch.tokens * int(env["in_features"]) * int(env["out_features"])
-    if op.name == "paged_attention":
+    if op.name in _ATTENTIONS:
         pairs = sum(m * n - m * (m - 1) // 2 for n, m in batch.sequences)
         return 2 * pairs * int(env["heads"]) * int(env["head_dim"] + env["v_head_dim"])
     return None

@@ -9,6 +9,7 @@ from typing import Any
 from perfxlm_core.errors import ArgumentError
 
 DTYPES = ("auto", "float32", "float16", "bfloat16", "half", "float")
+CACHE_DTYPES = (*DTYPES, "int8", "int8_per_token_head")
 POLICIES = ("fcfs", "priority")
 
 
@@ -31,7 +32,9 @@ class EngineConfig:
         gpu_memory_utilization: Share of the device's memory for weights, activations and KV cache,
             above 0 to 1.
         kv_cache_memory_bytes: The KV cache's size; overrides `gpu_memory_utilization`.
-        kv_cache_dtype: "auto" lets the device choose.
+        kv_cache_dtype: "auto" lets the device choose; "int8" keeps keys and values as 8-bit codes
+            with a scale for each token and head, and so does vLLM's name for it,
+            "int8_per_token_head".
         num_gpu_blocks_override: The KV cache's size in blocks; overrides both of the above.
         enable_prefix_caching: Keep and share the KV blocks of known prefixes.
         enable_chunked_prefill: Compute a long prompt in several steps, between others' tokens.
@@ -86,7 +89,7 @@ class EngineConfig:
         for name, most in _COUNTS.items():
             self._check_count(name, most)
         _one_of("dtype", self.dtype, DTYPES)
-        _one_of("kv_cache_dtype", self.kv_cache_dtype, DTYPES)
+        _one_of("kv_cache_dtype", self.kv_cache_dtype, CACHE_DTYPES)
         _one_of("quantization", self.quantization, (None, "gguf"))
         _one_of("scheduling_policy", self.scheduling_policy, POLICIES)
         _one_of("generation_config", self.generation_config, ("auto", "vllm"))

@@ -72,13 +72,13 @@ def cost_of(node: Node, sizes: Sizes, batch: Ragged) -> Cost:
     activations = sum(_nbytes(v, sizes) for v in [*flows, *node.outputs])
     constants = sum(v.constant.nbytes for v in inputs if v.constant is not None)
     name = node.op.name
-    if name == "paged_attention":
+    if name in ("paged_attention", "paged_attention_int8"):
         return _attention(node, batch, activations)
     if name == "embedding":
         return _rows_of(node.inputs["table"], node.outputs[0], sizes)
     if name == "take_rows":
         return Cost(0, 2 * _nbytes(node.outputs[0], sizes), 0)
-    if name == "store_kv":
+    if name in ("store_kv", "store_kv_int8"):
         return Cost(_stored(node, sizes), activations, 0)
     if name in _PRODUCTS:
         operations, kind = _products(node, sizes)
@@ -112,7 +112,8 @@ def _attention(node: Node, batch: Ragged, activations: int) -> Cost:
     q, k_cache, v_cache = (node.inputs[n] for n in ("q", "k_cache", "v_cache"))
     keys, pairs = batch.visible(node.attrs.get("window"))
     wide = int(k_cache.shape[-1]) + int(v_cache.shape[-1])
-    row = sum(format_nbytes(c.dtype, tuple(map(int, c.shape[2:]))) for c in (k_cache, v_cache))
+    caches = [v for p, v in node.arguments() if p.is_cache]
+    row = sum(format_nbytes(c.dtype, tuple(map(int, c.shape[2:]))) for c in caches)
     return Cost(keys * row, activations, 2 * pairs * int(q.shape[-2]) * wide)
 
 
@@ -121,4 +122,7 @@ def _stored(node: Node, sizes: Sizes) -> int:
     for name in ("k", "v"):
         rows, cache = node.inputs[name], node.inputs[f"{name}_cache"]
         total += format_nbytes(cache.dtype, concrete(rows.shape, sizes))
+        scales = node.inputs.get(f"{name}_scales")
+        if scales is not None:
+            total += format_nbytes(scales.dtype, concrete(rows.shape[:-1], sizes))
     return total

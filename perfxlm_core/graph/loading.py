@@ -29,7 +29,7 @@ from perfxlm_core.registry.kernels import Query, Registry
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"float": "float32", "half": "float16"}
+DTYPES = {"float": "float32", "half": "float16", "int8_per_token_head": "int8"}
 SHARED_CACHE_BYTES = 1 << 30
 """KV cache by default where device and host share memory: one GiB, but at least one longest
 sequence and at most `max_num_seqs` of them."""
@@ -71,7 +71,8 @@ class LoadOptions:
         dtype: "auto" (the device's choice; activations beside quantized weights may be rounded)
             or the name of a float dtype, which then holds exactly.
         kv_cache_dtype: "auto" (float16 if dtype is "auto" and the device stores it, else the
-            activation dtype) or the name of a float dtype.
+            activation dtype), the name of a float dtype, or "int8": codes of 8 bits with a scale
+            for each token and head, about half of float16's memory and bandwidth.
         max_model_len: tokens of the longest sequence; None takes the model's own limit, or less
             if that does not fit the cache.
         gpu_memory_utilization: share of the device's memory that weights, activations and cache

@@ -18,6 +18,7 @@ from perfxlm_core.ops.elementwise import (
 from perfxlm_core.ops.fused import gated_linear, linear_add, qkv_rotary_store
 from perfxlm_core.ops.linear import embedding, linear, take_rows
 from perfxlm_core.ops.normalization import layer_norm, rms_norm
+from perfxlm_core.ops.quantized_cache import paged_attention_int8, store_kv_int8
 from perfxlm_core.ops.rotary import rotary_embedding, rotary_table
 from perfxlm_core.ops.sampling import (
     greedy,
@@ -44,6 +45,7 @@ __all__ = [
     "log_softmax",
     "mul",
     "paged_attention",
+    "paged_attention_int8",
     "qkv_rotary_store",
     "reshape",
     "rms_norm",
@@ -56,6 +58,7 @@ __all__ = [
     "soft_cap",
     "softmax",
     "store_kv",
+    "store_kv_int8",
     "take_rows",
     "top_k",
 ]

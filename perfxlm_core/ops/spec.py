@@ -58,6 +58,11 @@ class Param:
         """Whether the definition leaves the shape open."""
         return self.dims == ("...",)
 
+    @property
+    def is_cache(self) -> bool:
+        """Whether it lies in the blocks of the paged cache."""
+        return self.dims[:2] == ("blocks", "block_size")
+
 
 @dataclass(frozen=True)
 class Standard:

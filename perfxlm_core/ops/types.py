@@ -93,6 +93,8 @@ W = DTypes("W", FLOATS, any_format=True)
 """A weight in any format, quantized ones included."""
 F32 = DTypes("F32", ("float32", "float64"))
 """Tables that are always kept in float32 (float64 in the reference)."""
+I8 = DTypes("I8", ("int8",))
+"""Codes of a cache that is kept in 8 bits."""
 I32 = DTypes("I32", ("int32",))
 """Indices, positions and lengths."""
 ANY = DTypes("ANY", ())

@@ -13,6 +13,7 @@ from perfxlm_core.errors import ArgumentError
     [
         ("dtype", "int8"),
         ("kv_cache_dtype", "fp8"),
+        ("kv_cache_dtype", "int4"),
         ("quantization", "awq"),
         ("max_model_len", 0),
         ("max_num_seqs", None),

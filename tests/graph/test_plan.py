@@ -177,6 +177,15 @@ def test_cache_layers_reads_the_graph() -> None:
     found = cache_layers(tiny())
     assert [(c.layer, c.kv_heads, c.head_dim) for c in found] == [(0, 2, 4), (1, 2, 4)]
     assert found[0].bytes_per_token("float16") == 2 * 2 * 4 * 2
+    assert found[0].bytes_per_token("int8") == 2 * 2 * (4 + 4)
+
+
+def test_a_cache_of_int8_has_scales(host: Any, registry: Registry) -> None:
+    plan = paged(host, registry, "int8")
+    states = {name: (v.dtype, tuple(v.shape)) for name, v in plan.graph.states.items()}
+    assert states["cache.1.k"] == ("int8", (8, 4, 2, 4))
+    assert states["cache.1.v_scales"] == ("float32", (8, 4, 2))
+    assert plan.cache_bytes == 8 * 4 * sum(c.bytes_per_token("int8") for c in cache_layers(tiny()))
 
 
 def test_rounding_is_allowed_beside_quantized_weights_only() -> None:

@@ -57,3 +57,13 @@ def test_by_one_thread(alone, monkeypatch):
 
 def test_with_float32_activations():
     assert answers(TEXTS[-4:], dtype="float32")[0] == answers(dtype="float32")[0][-4:]
+
+
+def test_with_an_int8_cache():
+    given = {"kv_cache_dtype": "int8"}
+    alone = answers(TEXTS[:8], **given)[0]
+    assert answers(**given)[0][:8] == alone
+    assert answers(max_num_batched_tokens=24, **given)[0][:8] == alone
+    found, preemptions = answers(num_gpu_blocks_override=40, **given)
+    assert preemptions > 0
+    assert found[:8] == alone

@@ -172,6 +172,17 @@ def test_a_float16_cache_is_close(tmp_path):
     assert 1e-6 < error < 0.1
 
 
+def test_an_int8_cache_is_close(tmp_path):
+    """Rounding to 8 bits is off by 1 part in 254 of a head's largest number, at most."""
+    tiny = make("qwen3-groups3-tied", tmp_path)
+    llm = load(tiny.path, kv_cache_dtype="int8")
+    (output,) = generate(llm, [PROMPTS[4]])
+    tokens = list(output.outputs[0].token_ids)
+    expected = tiny.logprobs([*PROMPTS[4], *tokens])[len(PROMPTS[4]) - 1 : -1]
+    error = np.abs(rows(output.outputs[0].logprobs) - expected).max()
+    assert 1e-4 < error < 0.4
+
+
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_whatever_the_limits(tiny_llama, data):

@@ -113,6 +113,13 @@ def test_by_default_the_distribution_is_close(by_default):
     assert by_default.divergence <= 0.01
 
 
+def test_an_int8_cache_costs_little(truth, tokens, by_default):
+    runner = load(kv_cache_dtype="int8").llm_engine.runner
+    found = Distance.measure([runner_logits(runner, ids) for ids in tokens], truth)
+    assert found.agreement >= 0.95
+    assert found.divergence < 2 * by_default.divergence
+
+
 def test_we_are_no_further_from_the_truth_than_llama_cpp(by_default, llama_cpp, record_property):
     record_property(LlamaCpp.name, str(llama_cpp))
     assert by_default.agreement >= llama_cpp.agreement

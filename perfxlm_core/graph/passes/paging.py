@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from perfxlm_core import ops
 from perfxlm_core.graph.ir import Graph, Node, Value
 from perfxlm_core.ops.types import Dim, itemsize
+
+SCALES = "float32"
+"""Dtype of the scales beside a cache of int8."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class CacheLayer:
     v_head_dim: int
 
     def bytes_per_token(self, dtype: str) -> int:
-        """Bytes of one token's key and value."""
-        return self.kv_heads * (self.head_dim + self.v_head_dim) * itemsize(dtype)
+        """Bytes of one token's key and value, and of their scales where codes have them."""
+        scales = 2 * itemsize(SCALES) if dtype == "int8" else 0
+        return self.kv_heads * ((self.head_dim + self.v_head_dim) * itemsize(dtype) + scales)
 
 
 def cache_layers(graph: Graph) -> list[CacheLayer]:
@@ -45,6 +50,9 @@ def page_attention(
 ) -> None:
     """Replace each `attention` by `store_kv` and `paged_attention` over states of the graph.
 
+    A cache of int8 has scales beside it, and operators of its own: `store_kv_int8` and
+    `paged_attention_int8`.
+
     Args:
         block_size: tokens of a block.
         max_blocks: blocks of the longest sequence: width of the input `block_tables`.
@@ -52,30 +60,29 @@ def page_attention(
         blocks: blocks of each cache; `resize_caches` changes it once the memory is known.
     """
     seqs = Dim.symbol("seqs")
+    store_op: Any = ops.store_kv_int8 if cache_dtype == "int8" else ops.store_kv
+    attend_op: Any = ops.paged_attention_int8 if cache_dtype == "int8" else ops.paged_attention
     nodes, graph.nodes = graph.nodes, []
     for node in nodes:
         if node.op is not ops.attention:
             graph.nodes.append(node)
             continue
         caches = _states(graph, node, (blocks, block_size), cache_dtype)
-        k_cache, v_cache = caches
         store = graph.make(
-            ops.store_kv,
+            store_op,
             {
                 "k": node.inputs["k"],
                 "v": node.inputs["v"],
-                "k_cache": k_cache,
-                "v_cache": v_cache,
+                **caches,
                 "slot_mapping": graph.input("slot_mapping", (Dim.symbol("tokens"),), "int32"),
             },
             {},
         )
         attend = graph.make(
-            ops.paged_attention,
+            attend_op,
             {
                 "q": node.inputs["q"],
-                "k_cache": k_cache,
-                "v_cache": v_cache,
+                **caches,
                 "block_tables": graph.input("block_tables", (seqs, max_blocks), "int32"),
                 "seq_lens": graph.input("seq_lens", (seqs,), "int32"),
                 "query_starts": graph.input("query_starts", (seqs + 1,), "int32"),
@@ -89,15 +96,16 @@ def page_attention(
             graph.nodes.append(new)
 
 
-def _states(
-    graph: Graph, node: Node, lead: tuple[int, int], cache_dtype: str
-) -> tuple[Value, Value]:
+def _states(graph: Graph, node: Node, lead: tuple[int, int], cache_dtype: str) -> dict[str, Value]:
+    """The caches of a layer, by the names of the operators' parameters."""
     layer = node.attrs["layer"]
-    k, v = (
-        graph.state(f"cache.{layer}.{n}", (*lead, *node.inputs[n].shape[1:]), cache_dtype)
-        for n in ("k", "v")
-    )
-    return k, v
+    made = {}
+    for n in ("k", "v"):
+        shape = (*lead, *node.inputs[n].shape[1:])
+        made[f"{n}_cache"] = graph.state(f"cache.{layer}.{n}", shape, cache_dtype)
+        if cache_dtype == "int8":
+            made[f"{n}_scales"] = graph.state(f"cache.{layer}.{n}_scales", shape[:-1], SCALES)
+    return made
 
 
 def resize_caches(graph: Graph, blocks: int) -> None:

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfxlm_core import ops
+from perfxlm_core.ops.quantized_cache import quantized_rows
 from perfxlm_core.plugin import numpy_dtype
 
-CACHES = ["float32", "float16", "bfloat16"]
+FLOATS = ["float32", "float16", "bfloat16"]
+CACHES = [*FLOATS, "int8"]
 
 
 @st.composite
@@ -34,12 +36,20 @@ def make_case(rng, batch, *, heads, kv_heads, head_dim, v_head_dim, block_size, 
             for j in range(n):
                 row = rng.standard_normal((kv_heads, dim))
                 made[table[s, j // block_size], j % block_size] = row
-        return made.astype(numpy_dtype(cache))
+        return made
 
+    keys, values = fill(head_dim), fill(v_head_dim)
+    if cache == "int8":
+        with np.errstate(invalid="ignore"):
+            (k_codes, k_scales), (v_codes, v_scales) = quantized_rows(keys), quantized_rows(values)
+        caches = {"k_cache": k_codes, "v_cache": v_codes}
+        caches |= {"k_scales": k_scales, "v_scales": v_scales}
+    else:
+        dtype = numpy_dtype(cache)
+        caches = {"k_cache": keys.astype(dtype), "v_cache": values.astype(dtype)}
     return {
         "q": rng.standard_normal((sum(queries), heads, head_dim)).astype(np.float32),
-        "k_cache": fill(head_dim),
-        "v_cache": fill(v_head_dim),
+        **caches,
         "block_tables": table,
         "seq_lens": np.array(lengths, np.int32),
         "query_starts": np.cumsum([0, *queries]).astype(np.int32),
@@ -47,13 +57,16 @@ def make_case(rng, batch, *, heads, kv_heads, head_dim, v_head_dim, block_size, 
     }
 
 
+def attention_of(case):
+    return ops.paged_attention_int8 if "k_scales" in case else ops.paged_attention
+
+
 def check(bench, case, **attrs):
-    got = bench.run(ops.paged_attention, case, **attrs)[0]
-    wide = {k: v.astype(np.float64) if k in ("q", "sinks") and v is not None else v
+    got = bench.run(attention_of(case), case, **attrs)[0]
+    exact = ("q", "sinks", "k_cache", "v_cache")
+    wide = {k: v.astype(np.float64) if k in exact and v is not None else v
             for k, v in case.items()}  # fmt: skip
-    for name in ("k_cache", "v_cache"):
-        wide[name] = case[name].astype(np.float64)
-    want = ops.paged_attention.fn(**wide, **attrs)
+    want = attention_of(case).fn(**wide, **attrs)
     np.testing.assert_allclose(got, want, atol=2e-5, rtol=2e-5)
 
 
@@ -124,7 +137,53 @@ def test_one_score_outshines_the_rest(bench):
     check(bench, case)
 
 
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("poison", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("lengths", [([12], [12]), ([140, 9], [70, 9])])
+def test_what_a_later_key_holds_does_not_matter(crew_of, threads, poison, lengths):
+    """Its weight is zero, which times infinity would be no number."""
+    case = make_case(
+        np.random.default_rng(5), lengths, heads=6, kv_heads=2, head_dim=24, v_head_dim=24,
+        block_size=16, cache="float32", sinks=False,
+    )  # fmt: skip
+    crew = crew_of(threads)
+    want = crew.run(ops.paged_attention, case)[0]
+    last = lengths[0][0] - 1
+    at = case["block_tables"][0, last // 16], last % 16
+    for name in ("k_cache", "v_cache"):
+        case[name][at] = poison
+    got = crew.run(ops.paged_attention, case)[0]
+    touched = lengths[1][0] - 1
+    assert not np.isfinite(got[touched]).any()
+    np.testing.assert_array_equal(np.delete(got, touched, 0), np.delete(want, touched, 0))
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    tokens=st.integers(0, 6),
+    heads=st.integers(1, 3),
+    dims=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    exponents=st.lists(st.integers(-45, 38), min_size=6, max_size=6),
+)
+def test_store_kv_int8(bench, seed, tokens, heads, dims, exponents):
+    rng = np.random.default_rng(seed)
+    sizes = 10.0 ** np.array(exponents[:tokens]).reshape(-1, 1, 1)
+    k, v = ((rng.uniform(-1, 1, (tokens, heads, d)) * sizes).astype(np.float32) for d in dims)
+    slots = rng.permutation(4 * 5)[:tokens].astype(np.int32)
+    slots[rng.random(tokens) < 0.2] = -1
+    codes = [np.full((4, 5, heads, d), 77, np.int8) for d in dims]
+    scales = [np.full((4, 5, heads), 0.5, np.float32) for _ in dims]
+    arrays = {
+        "k": k, "v": v, "k_cache": codes[0], "v_cache": codes[1], "k_scales": scales[0],
+        "v_scales": scales[1], "slot_mapping": slots,
+    }  # fmt: skip
+    got = bench.run(ops.store_kv_int8, arrays)
+    ops.store_kv_int8(**arrays)
+    for g, w in zip(got, [*codes, *scales], strict=True):
+        np.testing.assert_array_equal(g.view(np.uint8), w.view(np.uint8))
+
+
+@pytest.mark.parametrize("cache", FLOATS)
 @given(
     seed=st.integers(0, 2**32 - 1),
     tokens=st.integers(0, 6),
@@ -186,7 +245,7 @@ def test_same_bits_in_any_batch(
     attrs = {"window": window, "soft_cap": soft_cap, "scale": None}
 
     def attend(by, case):
-        return by.run(ops.paged_attention, case, **attrs)[0]
+        return by.run(attention_of(case), case, **attrs)[0]
 
     whole = attend(bench, case)
     last = len(lengths) - 1

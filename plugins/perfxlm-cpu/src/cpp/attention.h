@@ -35,6 +35,47 @@ inline void store_kv(const Call& c, const Worker& w) {
   }
 }
 
+// A row's codes, and its scale; products and sums are apart, so that each is rounded by itself.
+inline float round_row(const float* x, int64_t n, int8_t* codes) {
+  F peak{};
+  for (int64_t i = 0; i < n; i += W) {
+    peak = max(peak, abs(load_lanes(x, i, n - i < W ? n - i : W)));
+  }
+  const float top = largest(peak), magic = 12582912.0f;  // adding it rounds to an integer
+  if (top < 0x1p-100f) {
+    std::memset(codes, 0, (size_t)n);
+    return 0.0f;
+  }
+  const float inverse = 127.0f / top;
+  for (int64_t i = 0; i < n; i += W) {
+    const int64_t live = n - i < W ? n - i : W;
+    F scaled = load_lanes(x, i, live) * inverse;
+    forget(scaled);
+    const B bytes = __builtin_convertvector(as_int(scaled + magic) - as_int(all(magic)), B);
+    std::memcpy(codes + i, &bytes, (size_t)live);
+  }
+  return top / 127.0f;
+}
+
+// k, v, k_cache, v_cache, slot_mapping, k_scales, v_scales
+// | tokens | heads, head_dim, v_head_dim
+inline void store_kv_int8(const Call& c, const Worker& w) {
+  const Range mine = share(c.sizes[0], 1, w.id, w.count);
+  const int32_t* slots = c.at<int32_t>(4);
+  const int64_t heads = c.ints[0];
+  for (int part = 0; part < 2; ++part) {
+    const int64_t dim = c.ints[1 + part];
+    for (int64_t t = mine.begin; t < mine.end; ++t) {
+      if (slots[t] < 0) continue;
+      for (int64_t h = 0; h < heads; ++h) {
+        const int64_t row = slots[t] * heads + h;
+        const float* x = c.at<float>(part) + (t * heads + h) * dim;
+        c.at<float>(5 + part)[row] = round_row(x, dim, c.at<int8_t>(2 + part) + row * dim);
+      }
+    }
+  }
+}
+
 inline void take_queries(const Attention& a, const Item& item, const AttentionSpace& s) {
   for (int64_t r = 0; r < item.rows(); ++r) {
     const int64_t token = item.first + r / item.heads, head = item.head + r % item.heads;
@@ -60,7 +101,10 @@ inline float kept_share(float top, float now) { return top == now ? 1.0f : std::
   }
   for (int64_t r = 0; r < rows; ++r) {
     const float top = part.tops[r];
-    if (top == -kInfinity) continue;
+    if (top == -kInfinity) {
+      whole.totals[r] += part.totals[r];  // nothing, or no number
+      continue;
+    }
     whole.totals[r] = whole.totals[r] * kept[r] + part.totals[r] * taken[r];
     if (top > whole.tops[r]) whole.tops[r] = top;
     float* sums = whole.sums + r * wide;
@@ -330,6 +374,7 @@ inline void paged_attention(const Call& c, const Worker& w) {
   switch (c.ints[5]) {
     case kCacheFloat16: return attend_batch<Float16>(a, w);
     case kCacheBFloat16: return attend_batch<BFloat16>(a, w);
+    case kCacheInt8: return attend_batch<Int8>(a, w);
     default: return attend_batch<Float32>(a, w);
   }
 }

@@ -5,6 +5,7 @@
 // their positions.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "layout.h"
@@ -15,14 +16,15 @@ namespace perfxlm::PERFXLM_VARIANT {
 // An item with more rows has its keys and values converted once for all of them.
 constexpr int kFewRows = 8;
 
-enum Cache : int { kCacheFloat32, kCacheFloat16, kCacheBFloat16 };
+enum Cache : int { kCacheFloat32, kCacheFloat16, kCacheBFloat16, kCacheInt8 };
 
-// out, q, k_cache, v_cache, block_tables, seq_lens, query_starts, sinks or null
+// out, q, k_cache, v_cache, block_tables, seq_lens, query_starts, sinks or null,
+// k_scales, v_scales (caches of int8 only)
 // | tokens, seqs, max_blocks
 // | heads, kv_heads, head_dim, v_head_dim, block_size, cache kind, window or 0 | scale, soft_cap
 struct Attention {
   float* out;
-  const float *q, *sinks;
+  const float *q, *sinks, *k_scales, *v_scales;
   const uint8_t *k_cache, *v_cache;
   const int32_t *block_tables, *seq_lens, *query_starts;
   int64_t seqs, max_blocks, heads, kv_heads, head_dim, v_head_dim, block_size, window;
@@ -30,7 +32,8 @@ struct Attention {
 
   explicit Attention(const Call& c)
       : out(c.at<float>(0)), q(c.at<float>(1)), sinks(c.at<float>(7)),
-        k_cache(c.at<uint8_t>(2)), v_cache(c.at<uint8_t>(3)), block_tables(c.at<int32_t>(4)),
+        k_scales(c.at<float>(8)), v_scales(c.at<float>(9)), k_cache(c.at<uint8_t>(2)),
+        v_cache(c.at<uint8_t>(3)), block_tables(c.at<int32_t>(4)),
         seq_lens(c.at<int32_t>(5)), query_starts(c.at<int32_t>(6)), seqs(c.sizes[1]),
         max_blocks(c.sizes[2]), heads(c.ints[0]), kv_heads(c.ints[1]), head_dim(c.ints[2]),
         v_head_dim(c.ints[3]), block_size(c.ints[4]), window(c.ints[6]), scale(c.floats[0]),
@@ -133,6 +136,14 @@ inline void add_rows(int64_t rows, const float* weights, int64_t weight_stride, 
   if (rows == 1) add_some_rows<E, 1>(weights, weight_stride, value, n, dim, sums, stride);
 }
 
+// Whether some of a row's scores are not numbers.
+inline bool has_nan(const float* scores, int64_t keys) {
+  for (int64_t j = 0; j < keys; ++j) {
+    if (scores[j] != scores[j]) return true;
+  }
+  return false;
+}
+
 // Scores of rows to softmax weights, in place; updates what runs. Not inlined: the compiler may
 // contract the same products and sums differently in two places.
 [[gnu::noinline]] inline void soften(int64_t rows, float* scores, int64_t keys, const Running& to,
@@ -140,7 +151,8 @@ inline void add_rows(int64_t rows, const float* weights, int64_t weight_stride, 
   float tops[kItemRows], shrinks[kItemRows];
   for (int64_t r = 0; r < rows; ++r) {
     F peak = all(to.tops[r]);
-    for (int64_t j = 0; j < kKeyTile; j += W) peak = max(peak, load(scores + r * kKeyTile + j));
+    // what is no number is passed over, so that the largest does not depend on what is masked
+    for (int64_t j = 0; j < kKeyTile; j += W) peak = max(load(scores + r * kKeyTile + j), peak);
     tops[r] = largest(peak);
   }
   for (int64_t r = 0; r < rows; r += W) {
@@ -150,6 +162,7 @@ inline void add_rows(int64_t rows, const float* weights, int64_t weight_stride, 
   for (int64_t r = 0; r < rows; ++r, scores += kKeyTile) {
     const float top = tops[r];
     if (top == -kInfinity) {
+      if (has_nan(scores, keys)) to.totals[r] = __builtin_nanf("");
       std::memset(scores, 0, sizeof(float) * kKeyTile);
       continue;
     }
@@ -174,19 +187,52 @@ struct Tile {
   int64_t from, skip, n;
 };
 
-// Rows of the cache for a tile's keys. Those skipped, which are masked, are like the first.
-template <class E>
-inline void find_rows(const Attention& a, const Item& item, const uint8_t* cache, int64_t dim,
-                      const Tile& tile, const typename E::type** rows) {
+// Calls `visit(key's place in the tile, its slot)` for a tile's keys.
+template <class Visit>
+inline void each_slot(const Attention& a, const Item& item, const Tile& tile, Visit visit) {
   const int32_t* table = a.block_tables + item.seq * a.max_blocks;
   const int64_t first = tile.from + tile.skip;
   int64_t block = first / a.block_size, place = first % a.block_size;
   for (int64_t j = tile.skip; j < tile.n; ++j) {
-    const int64_t slot = (int64_t)table[block] * a.block_size + place;
-    rows[j] = (const typename E::type*)cache + (slot * a.kv_heads + item.kv_head) * dim;
+    visit(j, (int64_t)table[block] * a.block_size + place);
     if (++place == a.block_size) place = 0, ++block;
   }
+}
+
+// Rows of the cache for a tile's keys. Those skipped, which are masked, are like the first.
+template <class E>
+inline void find_rows(const Attention& a, const Item& item, const uint8_t* cache, int64_t dim,
+                      const Tile& tile, const typename E::type** rows) {
+  each_slot(a, item, tile, [&](int64_t j, int64_t slot) {
+    rows[j] = (const typename E::type*)cache + (slot * a.kv_heads + item.kv_head) * dim;
+  });
   for (int64_t j = 0; j < tile.skip; ++j) rows[j] = rows[tile.skip];
+}
+
+// Numbers of rows times the scales of a tile's keys; those of keys that are not there are zero.
+inline void scale_keys(const Attention& a, const Item& item, const float* scales, const Tile& tile,
+                       float* numbers) {
+  alignas(64) float factors[kKeyTile]{};
+  each_slot(a, item, tile, [&](int64_t j, int64_t slot) {
+    factors[j] = scales[slot * a.kv_heads + item.kv_head];
+  });
+  for (int64_t r = 0; r < item.rows(); ++r, numbers += kKeyTile) {
+    for (int64_t j = 0; j < kKeyTile; j += W) {
+      store(numbers + j, load(numbers + j) * load(factors + j));
+    }
+  }
+}
+
+// Keys of a tile that a row sees: from `begin` on, `end` excluded.
+struct Seen {
+  int64_t begin, end;
+};
+
+inline Seen seen_by(const Attention& a, const Item& item, const Tile& tile, int64_t row) {
+  const int64_t position = item.position + row / item.heads;
+  const int64_t oldest = a.window > 0 ? position - a.window + 1 : 0;
+  const auto within = [&](int64_t key) { return std::clamp(key - tile.from, int64_t{0}, tile.n); };
+  return {within(oldest), within(position + 1)};
 }
 
 // Caps and masks the scores of a tile, and makes them weights.
@@ -199,11 +245,9 @@ inline void weigh_keys(const Attention& a, const Item& item, const AttentionSpac
         store(scores + j, tanh(load(scores + j) / a.cap) * a.cap);
       }
     }
-    const int64_t position = item.position + r / item.heads;
-    const int64_t oldest = a.window > 0 ? position - a.window + 1 : 0;
-    for (int64_t j = 0; j < tile.n && tile.from + j < oldest; ++j) scores[j] = -kInfinity;
-    const int64_t future = position + 1 - tile.from < 0 ? 0 : position + 1 - tile.from;
-    for (int64_t j = future < tile.n ? future : tile.n; j < kKeyTile; ++j) scores[j] = -kInfinity;
+    const Seen seen = seen_by(a, item, tile, r);
+    for (int64_t j = 0; j < seen.begin; ++j) scores[j] = -kInfinity;
+    for (int64_t j = seen.end; j < kKeyTile; ++j) scores[j] = -kInfinity;
   }
   soften(item.rows(), s.weights, tile.n, to, a.v_head_dim);
 }
@@ -226,6 +270,17 @@ inline void turn_keys(const uint16_t* const* keys, int64_t head_dim, uint16_t* c
     transpose_halves(rows);
     for (int i = 0; i < W; ++i) {
       store_halves(rows[i], columns + (d + i) * kKeyTile, columns + (d + W + i) * kKeyTile);
+    }
+  }
+}
+
+inline void turn_keys(const int8_t* const* keys, int64_t head_dim, int8_t* columns) {
+  for (int64_t d = 0; d < head_dim; d += 4 * W) {
+    U rows[W];
+    for (int i = 0; i < W; ++i) rows[i] = load_bytes<U>(keys[i] + d, head_dim - d);
+    transpose_from<W / 2, 1>(rows);
+    for (int i = 0; i < W; ++i) {
+      store_quarters(rows[i], columns + (d + 4 * i) * kKeyTile, kKeyTile);
     }
   }
 }
@@ -275,12 +330,42 @@ struct Ahead {
   }
 };
 
+template <class E, class Value>
+inline bool all_finite(Value value, int64_t n, int64_t dim) {
+  F zeros{};
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t d = 0; d < dim; d += W) {
+      zeros += load_elements<E>(value(j) + d, dim - d < W ? dim - d : W) * 0.0f;
+    }
+  }
+  return sum(zeros) == 0.0f;
+}
+
+// Adds up a tile's weighted values. Weights of masked keys are zero, which times infinity would be no
+// number: where there is such a value, each row takes only the keys that it sees.
+template <class E, class Value>
+inline void add_tile(const Attention& a, const Item& item, const AttentionSpace& s,
+                     const Tile& tile, const Running& to, Value value) {
+  const int64_t rows = item.rows(), dim = a.v_head_dim, wide = padded(dim);
+  const bool masked = seen_by(a, item, tile, 0).end < tile.n ||
+                      seen_by(a, item, tile, rows - 1).begin > 0;
+  if (!masked || all_finite<E>(value, tile.n, dim)) {
+    return add_rows<E>(rows, s.weights, kKeyTile, value, tile.n, dim, to.sums, wide);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    const Seen seen = seen_by(a, item, tile, r);
+    const auto own = [&](int64_t j) { return value(seen.begin + j); };
+    const float* weights = s.weights + r * kKeyTile + seen.begin;
+    add_rows<E>(1, weights, kKeyTile, own, seen.end - seen.begin, dim, to.sums + r * wide, wide);
+  }
+}
+
 // Scores, softmax, values. For many rows, keys and values are converted once for all.
 template <class E>
 inline void attend_tile(const Attention& a, const Item& item, const AttentionSpace& s,
                         const Tile& tile, const Running& to, Ahead<E> ahead) {
   using T = typename E::type;
-  const int64_t n = tile.n, wide = padded(a.v_head_dim), rows = item.rows();
+  const int64_t n = tile.n, rows = item.rows();
   const bool convert = rows > kFewRows;
   const T *keys[kKeyTile], *values[kKeyTile];
   find_rows<E>(a, item, a.k_cache, a.head_dim, tile, keys);
@@ -289,22 +374,24 @@ inline void attend_tile(const Attention& a, const Item& item, const AttentionSpa
   ahead.fetch();
   transpose_keys(keys, n, a.head_dim, columns);
   ahead.fetch();
-  if (convert && sizeof(T) == 2) {
+  if (convert && sizeof(T) < 4) {
     widen<E>(columns, s.keys, a.head_dim * kKeyTile);
     score_keys<Float32>(a, rows, s, s.keys, n);
   } else {
     score_keys<E>(a, rows, s, columns, n);
   }
+  if (a.k_scales != nullptr) scale_keys(a, item, a.k_scales, tile, s.weights);
   ahead.fetch();
   weigh_keys(a, item, s, tile, to);
+  if (a.v_scales != nullptr) scale_keys(a, item, a.v_scales, tile, s.weights);
   ahead.fetch();
   if (convert) {
     for (int64_t j = 0; j < n; ++j) widen<E>(values[j], s.values + j * a.v_head_dim, a.v_head_dim);
     const auto value = [&](int64_t j) { return s.values + j * a.v_head_dim; };
-    add_rows<Float32>(rows, s.weights, kKeyTile, value, n, a.v_head_dim, to.sums, wide);
+    add_tile<Float32>(a, item, s, tile, to, value);
   } else {
     const auto value = [&](int64_t j) { return values[j]; };
-    add_rows<E>(rows, s.weights, kKeyTile, value, n, a.v_head_dim, to.sums, wide);
+    add_tile<E>(a, item, s, tile, to, value);
   }
 }
 

@@ -303,6 +303,21 @@ struct BFloat16 {
   }
 };
 
+// Codes of 8 bits; who reads them knows their scale.
+struct Int8 {
+  using type = int8_t;
+  static float get(int8_t v) { return (float)v; }
+  static F load(const int8_t* p) {
+#if defined(__AVX512F__)
+    return (F)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+    return (F)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+    return __builtin_convertvector(load_as<B>(p), F);
+#endif
+  }
+};
+
 // W elements, or the first n of them (zeros behind) without touching what follows.
 template <class E>
 inline F load_elements(const typename E::type* p, int64_t n) {
@@ -372,6 +387,19 @@ inline void store_halves(U v, uint16_t* low, uint16_t* high, Lanes<Lane...>) {
 // W 16-bit lanes to `low`, W to `high`.
 inline void store_halves(U v, uint16_t* low, uint16_t* high) {
   store_halves(v, low, high, typename CountLanes<W>::type{});
+}
+
+template <class Bytes, int... At>
+inline Bytes sort_bytes(Bytes v, Lanes<At...>) {
+  return __builtin_shufflevector(v, v, (At % W * 4 + At / W)...);
+}
+
+// W lanes of four bytes each: the first byte of every lane to `to`, the second to `to + stride`,
+// and so on.
+inline void store_quarters(U v, int8_t* to, int64_t stride) {
+  typedef int8_t All __attribute__((vector_size(4 * W)));
+  const All sorted = sort_bytes((All)v, typename CountLanes<4 * W>::type{});
+  for (int i = 0; i < 4; ++i) std::memcpy(to + i * stride, (const int8_t*)&sorted + i * W, W);
 }
 
 template <class E>

@@ -40,6 +40,7 @@ constexpr Entry entries[] = {
     {"silu_and_mul", silu_and_mul, Split::kByRows},
     {"soft_cap", soft_cap, Split::kByRows},
     {"store_kv", store_kv, Split::kByRows},
+    {"store_kv_int8", store_kv_int8, Split::kByRows},
     {"take_rows", take_rows, Split::kOther},
 };
 
