@@ -25,7 +25,7 @@ MAX_TOKENS = 512
 _ENGINE: Sequence[tuple[str, Any, str]] = (
     ("--device", str, 'Device, such as "cpu"; see `perfxlm devices`.'),
     ("--dtype", str, 'Of activations: "auto", float32, float16 or bfloat16.'),
-    ("--kv-cache-dtype", str, 'Of the KV cache: "auto", float32, float16 or bfloat16.'),
+    ("--kv-cache-dtype", str, 'Of the KV cache: "auto", float32, float16, bfloat16 or int8.'),
     ("--max-model-len", int, "Tokens of a prompt and its answer together."),
     ("--max-num-batched-tokens", int, "Tokens that one step computes."),
     ("--block-size", int, "Tokens of a KV block."),

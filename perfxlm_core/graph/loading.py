@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from perfxlm_core import ops
-from perfxlm_core.errors import ArgumentError, ConfigError, MemoryPlanError
+from perfxlm_core.errors import ArgumentError, ConfigError, GraphError, MemoryPlanError
 from perfxlm_core.graph.ir import Graph, Node
 from perfxlm_core.graph.passes import (
     allow_rounding,
@@ -243,10 +243,10 @@ def _stores(
         graph.input(name, (Dim.symbol("tokens"), layer.kv_heads, width), dtype)
     q, k, v = graph.inputs.values()
     ops.attention(q, k, v, layer=0)
-    page_attention(graph, block_size=16, max_blocks=1, cache_dtype=cache_dtype)
     try:
+        page_attention(graph, block_size=16, max_blocks=1, cache_dtype=cache_dtype)
         return all(_has_kernel(node, device, registry, {}) for node in graph.nodes)
-    except ValueError:
+    except (ValueError, GraphError):
         return False
 
 

@@ -131,8 +131,16 @@ def paged_attention(
         p, j = np.arange(length - m, length)[:, None], np.arange(length)
         visible = (j <= p) & (j > p - (length if window is None else window))
         scores[:, ~visible] = -np.inf
-        out[rows] = np.einsum("hmj,jhd->mhd", _softmax(scores, sinks), values)
+        out[rows] = _summed(_softmax(scores, sinks), values, visible)
     return as_type(out, q)
+
+
+def _summed(weights: np.ndarray, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Weighted values of what each row sees: zero times an infinite value is no number."""
+    if np.isfinite(values).all():
+        return np.asarray(np.einsum("hmj,jhd->mhd", weights, values))
+    rows = enumerate(visible)
+    return np.stack([np.einsum("hj,jhd->hd", weights[:, i, v], values[v]) for i, v in rows])
 
 
 def _softmax(scores: np.ndarray, sinks: Any) -> np.ndarray:  # noqa: ANN401

@@ -32,6 +32,12 @@ def test_settings_out_of_range_are_named(name, value):
         EngineConfig(**{name: value})
 
 
+@pytest.mark.parametrize("value", ["fp8", "fp8_e4m3", "int4_per_token_head", "nvfp4"])
+def test_dtypes_of_caches_that_exist_are_named(value):
+    with pytest.raises(ArgumentError, match=rf"kv_cache_dtype must be .*int8.*; got '{value}'"):
+        EngineConfig(kv_cache_dtype=value)
+
+
 def test_forms_of_prompts():
     assert parse_prompts("a") == [Prompt("a", None)]
     assert parse_prompts([1, 2]) == [Prompt(None, [1, 2])]

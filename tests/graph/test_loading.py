@@ -117,6 +117,7 @@ def test_caches_that_only_the_device_sees_need_a_kernel(source: Source, remote: 
         ({"dtype": "float16"}, "dtype='float16' is not one that host computes in"),
         ({"kv_cache_dtype": "float16"}, "kv_cache_dtype='float16' is not one"),
         ({"kv_cache_dtype": "int8_per_token_head"}, "kv_cache_dtype='int8_per_token_head' is not"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype='fp8' is not one"),
         ({"max_model_len": 257}, "max_model_len=257 is more than the model was made for"),
     ],
 )

@@ -97,7 +97,21 @@ def test_steps_equal_the_recipe_node_by_node(
     where: str, data: st.DataObject, registry: Registry, request: pytest.FixtureRequest
 ) -> None:
     """Two sequences, in chunks, over permuted blocks: the same logits as each alone and whole."""
-    plan = paged(request.getfixturevalue(where), registry)
+    compare_steps(data, paged(request.getfixturevalue(where), registry), rtol=1e-4, atol=1e-5)
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_a_cache_of_int8_is_a_rounding_away(
+    data: st.DataObject, registry: Registry, host: Any
+) -> None:
+    """The same over codes and scales, by the operators' definitions."""
+    compare_steps(data, paged(host, registry, "int8"), rtol=0, atol=0.05)
+
+
+def compare_steps(data: st.DataObject, plan: Plan, *, rtol: float, atol: float) -> None:
     bound = plan.bind()
     ids = [data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=7)) for _ in "ab"]
     tables = np.array(data.draw(st.permutations(range(8)))[:4], np.int32).reshape(2, 2)
@@ -109,7 +123,7 @@ def test_steps_equal_the_recipe_node_by_node(
             "token_ids": np.array(tokens, np.int32),
             "positions": np.arange(len(tokens), dtype=np.int32),
         }
-        np.testing.assert_allclose(logits[s], evaluate(tiny(), feeds)[-1], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(logits[s], evaluate(tiny(), feeds)[-1], rtol=rtol, atol=atol)
 
 
 def step(

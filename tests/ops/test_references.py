@@ -179,6 +179,51 @@ def test_store_kv_rounds_and_skips_negative_slots(seed: int, dtype: str) -> None
     assert (flat[[1, 2, 3, 4, 6, 7]] == kind.type(7)).all()
 
 
+@given(seeds, st.sampled_from([1e-33, 1e-6, 1.0, 1e6, 1e37]), st.sampled_from([1, 5, 64]))
+def test_store_kv_int8_is_within_half_a_code(seed: int, size: float, dim: int) -> None:
+    k = (normal(seed, 3, 2, dim, dtype="float32") * np.float32(size)).astype(np.float32)
+    k[1, 1] = 0
+    codes = [np.full((4, 2, 2, dim), 7, np.int8) for _ in "kv"]
+    scales = [np.full((4, 2, 2), 7, np.float32) for _ in "kv"]
+    ops.store_kv_int8(k, -k, *codes, *scales, np.array([5, -1, 0], np.int32))
+    for code, scale, new in zip(codes, scales, (k, -k), strict=True):
+        flat, kept = code.reshape(8, 2, dim).astype(np.float64), scale.reshape(8, 2, 1)
+        for slot, token in ((5, 0), (0, 2)):
+            error = np.abs(flat[slot] * kept[slot] - new[token])
+            assert (error <= kept[slot] * (0.5 + 1e-4) + 2.0**-100).all()
+            tops = np.abs(flat[slot]).max(axis=-1, keepdims=True)
+            np.testing.assert_array_equal(tops, np.where(kept[slot] == 0, 0, 127))
+        assert (flat[[1, 2, 3, 4, 6, 7]] == 7).all()
+        assert (kept[[1, 2, 3, 4, 6, 7]] == 7).all()
+
+
+@given(
+    seed=seeds,
+    infinite=st.sampled_from(["k_cache", "v_cache"]),
+    window=st.none() | st.integers(1, 6),
+)
+def test_rows_get_nothing_of_what_they_do_not_see(
+    seed: int, infinite: str, window: int | None
+) -> None:
+    rng = np.random.default_rng(seed)
+    place = int(rng.integers(0, 9))
+    caches = {n: rng.standard_normal((1, 9, 1, 4)) for n in ("k_cache", "v_cache")}
+    batch = {
+        "block_tables": np.zeros((1, 1), np.int32),
+        "seq_lens": np.array([9], np.int32),
+        "query_starts": np.array([0, 9], np.int32),
+    }
+    q = rng.standard_normal((9, 2, 4))
+    clean = ops.paged_attention(q, **caches, **batch, window=window)
+    caches[infinite][0, place] = np.inf
+    with np.errstate(invalid="ignore"):
+        found = ops.paged_attention(q, **caches, **batch, window=window)
+    ages = np.arange(9) - place
+    blind = (ages < 0) | (ages >= (window or 9))
+    np.testing.assert_allclose(found[blind], clean[blind], rtol=1e-12)
+    assert infinite == "k_cache" or not np.isfinite(found[~blind]).any()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_results_keep_the_activation_dtype(dtype: str) -> None:
     x, w = normal(0, 2, 8, dtype=dtype), normal(1, 8, dtype=dtype)

@@ -16,11 +16,19 @@ def answers(texts=None, **settings):
 
     `texts` are asked one after the other; all of them at once where it is left out.
     """
-    limits = {"max_model_len": 512, "max_num_seqs": 16, "enable_prefix_caching": False}
-    llm = LLM(MODEL, device="cpu", **{**limits, **settings})
+    llm = load(**settings)
     asked = [[text] for text in texts] if texts else [list(TEXTS)]
     found = [output for some in asked for output in llm.generate(some, GREEDY)]
-    told = [
+    return told(found), sum(one.metrics.num_preemptions for one in found)
+
+
+def load(**settings):
+    limits = {"max_model_len": 512, "max_num_seqs": 16, "enable_prefix_caching": False}
+    return LLM(MODEL, device="cpu", **{**limits, **settings})
+
+
+def told(found):
+    return [
         (
             one.outputs[0].text,
             tuple(one.outputs[0].token_ids),
@@ -28,7 +36,6 @@ def answers(texts=None, **settings):
         )
         for one in found
     ]
-    return told, sum(one.metrics.num_preemptions for one in found)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +64,17 @@ def test_by_one_thread(alone, monkeypatch):
 
 def test_with_float32_activations():
     assert answers(TEXTS[-4:], dtype="float32")[0] == answers(dtype="float32")[0][-4:]
+
+
+@pytest.mark.parametrize("kind", ["auto", "int8"])
+def test_after_known_prefixes(kind):
+    """What was stored for one answer serves the next."""
+    alone = answers(TEXTS[8:], kv_cache_dtype=kind)[0]
+    llm = load(enable_prefix_caching=True, block_size=4, kv_cache_dtype=kind)
+    llm.generate(TEXTS[8:], GREEDY)
+    again = llm.generate(TEXTS[8:], GREEDY)
+    assert min(one.num_cached_tokens for one in again) > 0
+    assert told(again) == alone
 
 
 def test_with_an_int8_cache():

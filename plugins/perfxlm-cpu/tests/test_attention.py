@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfxlm_core import ops
+from perfxlm_core.conformance import Case
+from perfxlm_core.conformance.check import run_case
 from perfxlm_core.ops.quantized_cache import quantized_rows
 from perfxlm_core.plugin import numpy_dtype
 
@@ -231,10 +233,11 @@ def part_of(case, sequences):
     window=st.sampled_from([None, 1, 100, 130]),
     soft_cap=st.sampled_from([None, 2.0]),
     sinks=st.booleans(),
+    odd=st.booleans(),
     threads=st.integers(1, 3),
 )
 def test_same_bits_in_any_batch(
-    bench, crew_of, seed, lengths, groups, head_dim, cache, window, soft_cap, sinks, threads
+    bench, crew_of, seed, lengths, groups, head_dim, cache, window, soft_cap, sinks, odd, threads
 ):
     rng = np.random.default_rng(seed)
     asked = [int(rng.integers(1, min(n, 50) + 1)) for n in lengths]
@@ -243,6 +246,11 @@ def test_same_bits_in_any_batch(
         v_head_dim=head_dim, block_size=16, cache=cache, sinks=sinks,
     )  # fmt: skip
     attrs = {"window": window, "soft_cap": soft_cap, "scale": None}
+    if odd:
+        some = rng.random(case["q"].shape) < 0.02
+        case["q"][some] = rng.choice([np.inf, -np.inf, np.nan], some.sum())
+        values = case["v_scales" if cache == "int8" else "v_cache"]
+        values[rng.random(values.shape) < 0.001] = np.inf
 
     def attend(by, case):
         return by.run(attention_of(case), case, **attrs)[0]
@@ -260,6 +268,59 @@ def test_same_bits_in_any_batch(
         np.testing.assert_array_equal(attend(bench, fewer), whole[rows])
     if bench.device.variant == crew_of(1).device.variant:
         np.testing.assert_array_equal(attend(crew_of(threads), case), whole)
+
+
+@pytest.mark.parametrize("kind", ["infinite", "nan"])
+@pytest.mark.parametrize("cache", FLOATS)
+def test_rows_without_a_number_have_none_in_any_batch(bench, cache, kind):
+    """A tile whose visible scores are no numbers once gave zeros, if others of it were masked."""
+    (kernel,) = bench.registry.kernels["paged_attention"]
+    for dim in (8, 64):
+        case = Case(
+            "paged_attention", cache_dtype=cache,
+            sizes={"heads": 1, "kv_heads": 1, "head_dim": dim, "v_head_dim": dim,
+                   "block_size": 16, "max_blocks": 256},
+            steps=({"sequences": ((2063, 64),), "share": False},), given=("sinks",),
+            constants=False, values=kind,
+        )  # fmt: skip
+        run_case(bench.device, kernel, case)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@settings(max_examples=20)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    length=st.sampled_from([1, 30, 64, 65, 140, 700]),
+    groups=st.sampled_from([(1, 1), (6, 2), (40, 2)]),
+    window=st.sampled_from([None, 1, 20, 130]),
+    keys=st.booleans(),
+    threads=st.integers(1, 3),
+)
+def test_infinite_values_reach_those_who_see_them(
+    bench, crew_of, cache, seed, length, groups, window, keys, threads
+):
+    rng = np.random.default_rng(seed)
+    queries = int(rng.integers(1, min(length, 60) + 1))
+    case = make_case(
+        rng, ([length], [queries]), heads=groups[0], kv_heads=groups[1], head_dim=16,
+        v_head_dim=24, block_size=16, cache=cache, sinks=False,
+    )  # fmt: skip
+
+    def attend(by):
+        return by.run(attention_of(case), case, window=window)[0]
+
+    clean = attend(bench)
+    place = int(rng.integers(length - queries, length))
+    at = case["block_tables"][0, place // 16], place % 16
+    stem = "k" if keys else "v"
+    case[f"{stem}_scales" if cache == "int8" else f"{stem}_cache"][at] = np.inf
+    ages = np.arange(length - queries, length) - place
+    sees = (ages >= 0) & (ages < (window or length))
+    found = attend(bench)
+    np.testing.assert_array_equal(found[~sees], clean[~sees])
+    assert keys or not np.isfinite(found[sees]).any()
+    if bench.device.variant == crew_of(1).device.variant:
+        np.testing.assert_array_equal(attend(crew_of(threads)), found)
 
 
 @pytest.mark.parametrize("length", [127, 128, 129, 1000, 9000])

@@ -235,6 +235,16 @@ inline Seen seen_by(const Attention& a, const Item& item, const Tile& tile, int6
   return {within(oldest), within(position + 1)};
 }
 
+// Weights times the values' scales. Those of masked keys stay zero, were a scale infinite.
+inline void scale_values(const Attention& a, const Item& item, const Tile& tile, float* weights) {
+  scale_keys(a, item, a.v_scales, tile, weights);
+  for (int64_t r = 0; r < item.rows(); ++r, weights += kKeyTile) {
+    const Seen seen = seen_by(a, item, tile, r);
+    std::fill(weights, weights + seen.begin, 0.0f);
+    std::fill(weights + seen.end, weights + tile.n, 0.0f);
+  }
+}
+
 // Caps and masks the scores of a tile, and makes them weights.
 inline void weigh_keys(const Attention& a, const Item& item, const AttentionSpace& s,
                        const Tile& tile, const Running& to) {
@@ -383,7 +393,7 @@ inline void attend_tile(const Attention& a, const Item& item, const AttentionSpa
   if (a.k_scales != nullptr) scale_keys(a, item, a.k_scales, tile, s.weights);
   ahead.fetch();
   weigh_keys(a, item, s, tile, to);
-  if (a.v_scales != nullptr) scale_keys(a, item, a.v_scales, tile, s.weights);
+  if (a.v_scales != nullptr) scale_values(a, item, tile, s.weights);
   ahead.fetch();
   if (convert) {
     for (int64_t j = 0; j < n; ++j) widen<E>(values[j], s.values + j * a.v_head_dim, a.v_head_dim);
