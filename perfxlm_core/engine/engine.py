@@ -273,7 +273,8 @@ class Engine:
         try:
             if isinstance(token, RequestError):
                 raise token
-            completion.add_logprobs(row, token)
+            if submission.error is None:
+                completion.add_logprobs(row, token)
         except RequestError as error:
             submission.fail(error)
         if submission.error is not None or isinstance(token, RequestError):

@@ -72,7 +72,7 @@ class LoadOptions:
             or the name of a float dtype, which then holds exactly.
         kv_cache_dtype: "auto" (float16 if dtype is "auto" and the device stores it, else the
             activation dtype), the name of a float dtype, or "int8": codes of 8 bits with a scale
-            for each token and head, about half of float16's memory and bandwidth.
+            for each token and head, about half of float16's bytes.
         max_model_len: tokens of the longest sequence; None takes the model's own limit, or less
             if that does not fit the cache.
         gpu_memory_utilization: share of the device's memory that weights, activations and cache
