@@ -352,13 +352,13 @@ inline bool all_finite(Value value, int64_t n, int64_t dim) {
 }
 
 // Adds up a tile's weighted values. Weights of masked keys are zero, which times infinity would be no
-// number: where rows see different keys and there is such a value, each takes only those it sees.
+// number: where there is such a value, each row takes only the keys that it sees.
 template <class E, class Value>
 inline void add_tile(const Attention& a, const Item& item, const AttentionSpace& s,
                      const Tile& tile, const Running& to, Value value) {
   const int64_t rows = item.rows(), dim = a.v_head_dim, wide = padded(dim);
   const bool masked = seen_by(a, item, tile, 0).end < tile.n ||
-                      seen_by(a, item, tile, rows - 1).begin > tile.skip;
+                      seen_by(a, item, tile, rows - 1).begin > 0;
   if (!masked || all_finite<E>(value, tile.n, dim)) {
     return add_rows<E>(rows, s.weights, kKeyTile, value, tile.n, dim, to.sums, wide);
   }
